@@ -1,0 +1,67 @@
+"""Where arrays live and how much memory they may take: passed as an argument, never a module global."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.fft
+import scipy.sparse
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One device: its array module, precision and memory budget.
+
+    Attributes
+    ----------
+    xp, fft, sparse : NumPy, scipy.fft and scipy.sparse, or their CuPy twins.
+    real : dtype of bulk real arrays; ``complex`` is the matching complex dtype.
+    memory_bytes : budget for the temporary arrays of one work unit.
+    """
+
+    xp: Any
+    fft: Any
+    sparse: Any
+    real: np.dtype[Any]
+    memory_bytes: int
+
+    @property
+    def complex(self) -> np.dtype[Any]:
+        """Complex dtype with the precision of ``real``."""
+        return np.result_type(self.real, np.complex64)
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether arrays are NumPy arrays."""
+        return self.xp is np
+
+    def to_host(self, array: Any) -> Any:
+        """Copy ``array`` to a NumPy array (no copy on the CPU)."""
+        return array if self.is_cpu else self.xp.asnumpy(array)
+
+
+def cpu_backend(precision: str = "float32", memory_bytes: int = 2 << 30) -> Backend:
+    """NumPy with ``precision`` ``float32`` or ``float64``."""
+    return Backend(np, scipy.fft, scipy.sparse, np.dtype(precision), memory_bytes)
+
+
+def cuda_backend(precision: str = "float32", memory_bytes: int | None = None) -> Backend:
+    """CuPy on the current device; half of its free memory unless ``memory_bytes`` is given.
+
+    Raises
+    ------
+    RuntimeError
+        CuPy is not installed or sees no usable device.
+    """
+    try:
+        import cupy
+        import cupyx.scipy.fft
+        import cupyx.scipy.sparse
+    except ImportError as error:
+        raise RuntimeError(f"CuPy cannot be imported ({error})") from error
+    if not cupy.is_available():
+        raise RuntimeError("CuPy finds no usable CUDA device")
+    budget = memory_bytes if memory_bytes is not None else int(cupy.cuda.runtime.memGetInfo()[0] // 2)
+    return Backend(cupy, cupyx.scipy.fft, cupyx.scipy.sparse, np.dtype(precision), budget)

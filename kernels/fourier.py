@@ -1,0 +1,92 @@
+"""Centred Fourier transforms with RELION's scaling, cropping and phase shifts.
+
+The forward transform is divided by the number of voxels and its phase origin is the box centre ``size//2``; the inverse is
+not scaled.  Half transforms carry the suffix ``_rft``.  Source: relion-algorithm.md sections 1.2 and 1.4.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.fft
+
+from kernels.geometry import frequencies, half_frequencies, squared_radius
+
+
+def centre_signs(size: int) -> Any:
+    """``(-1)^(kz + ky + kx)`` on the half grid, which moves the phase origin to the centre of an even box; int64."""
+    kz, ky, kx = half_frequencies(size)
+    return 1 - 2 * ((kz + ky + kx) & 1)
+
+
+def forward(volume: Any, fft: Any = scipy.fft) -> Any:
+    """Centred half transform of real volumes.
+
+    Parameters
+    ----------
+    volume : (..., n, n, n) real array, z y x; float32 gives complex64, float64 gives complex128.
+    fft : module with ``rfftn`` (``scipy.fft`` or its CuPy twin).
+
+    Returns
+    -------
+    (..., n, n, n//2 + 1) complex array, divided by ``n**3``.
+    """
+    size = volume.shape[-1]
+    rft = fft.rfftn(volume, axes=(-3, -2, -1), norm="forward")
+    return rft * _like(centre_signs(size), rft)
+
+
+def inverse(rft: Any, fft: Any = scipy.fft) -> Any:
+    """Real volumes ``(..., n, n, n)`` of centred half transforms ``(..., n, n, n//2 + 1)``; not scaled."""
+    size = rft.shape[-2]
+    return fft.irfftn(rft * _like(centre_signs(size), rft), s=(size,) * 3, axes=(-3, -2, -1), norm="forward")
+
+
+def crop(rft: Any, size: int) -> Any:
+    """Crop half transforms to an even ``size`` no larger than their own, keeping the cube's corners.
+
+    The kept frequencies are ``(-size/2, size/2]`` along z and y and ``[0, size/2]`` along x.
+    """
+    if size == rft.shape[-2]:
+        return rft
+    index = frequencies(size) % rft.shape[-2]
+    return rft[..., index[:, None, None], index[None, :, None], np.arange(size // 2 + 1)[None, None, :]]
+
+
+def enlarge(rft: Any, size: int) -> Any:
+    """Zero-fill a half transform to a larger even ``size``; only coefficients within the old half-size are copied."""
+    old = rft.shape[-2]
+    if size == old:
+        return rft
+    larger = np.zeros((*rft.shape[:-3], size, size, size // 2 + 1), dtype=rft.dtype)
+    index = frequencies(old) % size
+    kept = np.where(squared_radius(old) <= (old // 2) ** 2, rft, 0)
+    larger[..., index[:, None, None], index[None, :, None], np.arange(old // 2 + 1)[None, None, :]] = kept
+    return larger
+
+
+def shift(rft: Any, shift_xyz_px: Any, box_size: int | None = None) -> Any:
+    """Move a density by ``shift_xyz_px`` voxels: multiply by ``exp(-2 pi i k . s / N)``.
+
+    Parameters
+    ----------
+    rft : (n, n, n//2 + 1) complex half transform.
+    shift_xyz_px : (3,) shift along x, y, z in voxels of the full box.
+    box_size : N of the formula when ``rft`` was cropped from a larger box; by default the transform's own size.
+    """
+    size = rft.shape[-2]
+    kz, ky, kx = half_frequencies(size)
+    x, y, z = (float(component) for component in shift_xyz_px)
+    phase = (kx * x + ky * y + kz * z) * (-2.0 * np.pi / (box_size or size))
+    return rft * np.exp(1j * phase).astype(rft.dtype)
+
+
+def _like(values: Any, array: Any) -> Any:
+    """Host ``values`` on the device of ``array``, in the real dtype that belongs to it."""
+    real = np.zeros(0, dtype=array.dtype).real.dtype
+    if isinstance(array, np.ndarray):
+        return values.astype(real)
+    import cupy
+
+    return cupy.asarray(values, dtype=real)

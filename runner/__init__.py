@@ -1,0 +1,1 @@
+"""Everything that touches the world: formats, storage, planning, execution and the commands."""
