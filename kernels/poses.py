@@ -1,10 +1,11 @@
 """Comparing poses with known poses, whatever frame the map has drifted into.
 
 A refined map may be turned and moved as a whole without being any worse, so estimated poses agree with true ones only
-after one rotation and one shift of the reference have been taken out.  With ``x_true = R x_est - v`` between the two map
-frames and RELION's data model ``x_particle = A x_reference - origin``, the estimates of a perfect refinement are
-``A_est = A_true R`` and ``o_est = o_true + A_true v``.  With a point group ``S`` each particle may also sit in any of its
-equivalent poses ``A_true S_j``.  Both ``R`` and ``v`` are found robustly: a minority of lost particles does not move them.
+after one rotation and one shift of the reference have been taken out.  With ``x_true = R x_est - v`` between the two
+map frames and RELION's data model ``x_particle = A x_reference - origin``, the estimates of a perfect refinement are
+``A_est = A_true R`` and ``o_est = o_true + A_true v``.  With a point group ``S`` each particle may also sit in any of
+its equivalent poses ``A_true S_j``.  Both ``R`` and ``v`` are found robustly: a minority of lost particles does not
+move them.
 """
 
 from __future__ import annotations
