@@ -22,7 +22,7 @@ SMALLEST_DENSITY = 1e-6
 
 @cache
 def blob_table() -> FloatArray:
-    """Transform of the blob at ``0, TABLE_STEP, 2 TABLE_STEP, ...`` below 0.5, divided by its value at 0; ``(10000,)``."""
+    """Transform of the blob at multiples of ``TABLE_STEP`` below 0.5, divided by its value at 0; ``(10000,)``."""
     x = 2.0 * np.pi * BLOB_RADIUS * np.arange(TABLE_ENTRIES) * TABLE_STEP
     difference = BLOB_ALPHA**2 - x**2
     root = np.sqrt(np.abs(difference))
@@ -35,7 +35,8 @@ def blob_weights(size: int, field: float) -> FloatArray:
     """Real-space weights ``(size, size, size)`` of the blob on the wrapped positions of a cube of odd ``size``.
 
     ``field`` is the real-space extent that corresponds to frequency 1, padding times box. The table is read at the
-    entry below the frequency, without interpolation, and is 0 from frequency 0.5 on; position ``size//2`` counts as negative.
+    entry below the frequency, without interpolation, and is 0 from frequency 0.5 on; position ``size//2`` counts as
+    negative (RELION's rules).
     """
     index = np.arange(size)
     position = np.where(index < size // 2, index, index - size).astype(np.float64)

@@ -1,11 +1,13 @@
 """From accumulators to a map: symmetry, joining of the halves, and the (regularised) gridding reconstruction.
 
-An accumulator is a pair of padded half grids ``(P, P, P//2 + 1)``, z and y centred, x from 0: complex128 data and float64
-weights, as :func:`kernels.projection.insert` fills them.  ``pad`` is the oversampling and ``r_max`` the largest radius in
-unpadded Fourier voxels.  Source: Scheres, J. Struct. Biol. 180, 519 (2012).
+An accumulator is a pair of padded half grids ``(P, P, P//2 + 1)``, z and y centred, x from 0: complex128 data and
+float64 weights, as :func:`kernels.projection.insert` fills them.  ``pad`` is the oversampling and ``r_max`` the largest
+radius in unpadded Fourier voxels.  Source: Scheres, J. Struct. Biol. 180, 519 (2012).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numba
 import numpy as np
@@ -137,7 +139,7 @@ def _regularised(
 
 
 def _limited(density: FloatArray, pad: float, r_max: int) -> FloatArray:
-    """Weights, not below a thousandth of their mean in the shell ``FLOOR(|k| / pad)``; infinite where there are none."""
+    """Weights, at least a thousandth of their mean in the shell ``FLOOR(|k| / pad)``; infinite where none are."""
     size = density.shape[0]
     radius2 = padded_squared_radius(size)
     shell = np.floor(np.sqrt(radius2) / pad).astype(np.int64)
@@ -166,7 +168,9 @@ def _real_space(values: ComplexArray, box: int, pad: float) -> FloatArray:
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_symmetry_copies(data, weight, summed_data, summed_weight, operators, radius2):  # type: ignore[no-untyped-def]
+def _add_symmetry_copies(
+    data: Any, weight: Any, summed_data: Any, summed_weight: Any, operators: Any, radius2: int
+) -> None:
     centre = data.shape[0] // 2
     for n in range(operators.shape[0]):
         r = operators[n]

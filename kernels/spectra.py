@@ -1,8 +1,8 @@
-"""Power, noise and signal spectra of a refinement, Fourier shell correlation, and the low-pass filter of the references.
+"""Power, noise and signal spectra, Fourier shell correlation, and the low-pass filter of the references.
 
-A spectrum has ``S = N//2 + 1`` entries, one per integer shell of a box of N voxels.  Noise and signal variances are those of the
-real or of the imaginary part, hence the factors of two.  Half transforms of volumes are those of :mod:`kernels.fourier`;
-accumulators are padded half grids ``(P, P, P//2 + 1)``, z and y centred.
+A spectrum has ``S = N//2 + 1`` entries, one per integer shell of a box of N voxels.  Noise and signal variances are
+those of the real or of the imaginary part, hence the factors of two.  Half transforms of volumes are those of
+:mod:`kernels.fourier`; accumulators are padded half grids ``(P, P, P//2 + 1)``, z and y centred.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def initial_sigma2_noise(sum_power: FloatArray, count: IntArray, average_power: 
 
     Returns
     -------
-    (G, S) float64; zeros for a group without particles. A negative shell takes the value of the shell before it when that is
-    positive, otherwise that of the next positive shell.
+    (G, S) float64; zeros for a group without particles. A negative shell takes the value of the shell before it when
+    that is positive, otherwise that of the next positive shell.
     """
     sigma2 = np.zeros_like(sum_power, dtype=np.float64)
     for group in np.flatnonzero(count > 0):
@@ -189,7 +189,8 @@ def gold_standard_ssnr_tau2(
 
     Returns
     -------
-    ssnr, tau2 : (S,) float64. The fudge factor enters here, and once more where the reconstruction uses tau2 (RELION's rule).
+    ssnr, tau2 : (S,) float64. The fudge factor enters here, and once more where the reconstruction uses tau2 (RELION's
+    rule).
     """
     limited = np.maximum(fsc, 0.001)
     if joined:
@@ -305,7 +306,7 @@ def _shell_means(shell: IntArray, values: FloatArray, count: int) -> FloatArray:
 
 
 def _downsampled_average(data: ComplexArray, weight: FloatArray, pad: float, r_max: int) -> ComplexArray:
-    """Weighted average on the unpadded half grid of size ``2 (r_max + 1) + 1``: every index goes to ``ROUND(i / pad)``."""
+    """Weighted average on the unpadded half grid of size ``2 r_max + 3``: every index goes to ``ROUND(i / pad)``."""
     padded = data.shape[0]
     size = 2 * (r_max + 1) + 1
     half = size // 2 + 1

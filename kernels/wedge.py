@@ -14,8 +14,8 @@ def half_ctf(volume: npt.NDArray[np.floating], size: int) -> npt.NDArray[np.floa
     Parameters
     ----------
     volume : either a centred cube ``(size, size, size)``, zero frequency at voxel ``size//2``, or a half volume
-        ``(size, size, size//2 + 1)``, zero frequency at index (0, 0, 0). The cube is read at negated indices, because an
-        even box stores the frequency ``-size/2`` only (RELION's rule; it matters on the Nyquist planes alone when
+        ``(size, size, size//2 + 1)``, zero frequency at index (0, 0, 0). The cube is read at negated indices, because
+        an even box stores the frequency ``-size/2`` only (RELION's rule; it matters on the Nyquist planes alone when
         the volume is centro-symmetric).
     size : box size of the particles in voxels.
 
