@@ -1,0 +1,1 @@
+"""File formats of the field: bytes and text to the model and back."""

@@ -1,0 +1,1 @@
+"""Objects in a store: the only place that knows fsspec."""
