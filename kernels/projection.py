@@ -18,7 +18,7 @@ import scipy.fft
 
 from kernels.backend import Backend
 from kernels.fourier import centre_signs
-from kernels.geometry import distance_from_centre, frequencies, padded_radius, padded_size, padded_squared_radius, relion_round
+from kernels.geometry import distance_from_centre, padded_radius, padded_size, padded_squared_radius, relion_round
 
 
 def interpolation_correction(size: int, pad: float) -> Any:
@@ -194,15 +194,3 @@ def insert_arrays(data: Any, weight: Any, rotations: Any, points: Any, values: A
         data += (real + 1j * imaginary).reshape(data.shape)
         weight += xp.bincount(where, weights=share * weights[counted], minlength=size).reshape(weight.shape)
 
-
-def sphere_frequencies(size: int) -> tuple[Any, Any]:
-    """Coefficients with ``|k| <= size/2`` of a half transform.
-
-    Returns
-    -------
-    flat : (n_f,) indices into the flattened half transform; frequencies_xyz : (3, n_f) int64 kx, ky, kz.
-    """
-    full, half = frequencies(size), np.arange(size // 2 + 1)
-    kz, ky, kx = np.meshgrid(full, full, half, indexing="ij")
-    flat = np.flatnonzero((kz**2 + ky**2 + kx**2).ravel() <= (size // 2) ** 2)
-    return flat, np.stack([kx.ravel()[flat], ky.ravel()[flat], kz.ravel()[flat]])

@@ -1,0 +1,84 @@
+"""From scores to posterior weights, and which of them are significant.
+
+Weights are kept as logarithms relative to the largest: sums run over the points that can matter in double precision.
+Source: relion-algorithm.md sections 4.5 and 4.6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.likelihood import FloatArray
+
+IntArray = npt.NDArray[np.int64]
+
+NEGLIGIBLE = 60.0
+"""Points whose log weight lies this far below the largest are left out: together they weigh less than 1e-17 of it."""
+
+
+@dataclass(frozen=True)
+class Significant:
+    """The significant points of one particle.
+
+    Attributes
+    ----------
+    index : (m,) flat indices of the significant points, ascending; weight : (m,) their share of the whole sum.
+    count : points accumulated before the fraction was exceeded (ties of the last one excluded).
+    best : flat index of the largest weight, the first one among ties; best_weight : its share of the whole sum.
+    log_sum : logarithm of the sum of all weights.
+    """
+
+    index: IntArray
+    weight: FloatArray
+    count: int
+    best: int
+    best_weight: float
+    log_sum: float
+
+
+def significant(log_weight: Any, fraction: float, most: int, xp: Any = np) -> Significant:
+    """Find the points that carry ``fraction`` of the weight.
+
+    Parameters
+    ----------
+    log_weight : (n,) array on the device of ``xp``; ``-inf`` where a point was not tried.
+    fraction : RELION's adaptive fraction; the point at which the running sum first exceeds it sets the threshold, and points
+        as heavy as the threshold are significant too.
+    most : cap on the accumulated points, or -1.
+
+    Raises
+    ------
+    FloatingPointError
+        No point has a finite weight.
+    """
+    largest = float(log_weight.max())
+    if not np.isfinite(largest):
+        raise FloatingPointError("no orientation has a weight above zero")
+    index = xp.flatnonzero(log_weight > largest - NEGLIGIBLE)
+    near = log_weight[index]
+    if xp is not np:
+        index, near = xp.asnumpy(index), xp.asnumpy(near)
+    weight = np.exp(near.astype(np.float64) - largest)
+    total = float(weight.sum())
+    descending = np.sort(weight[weight > 0.5 * (1.0 - fraction) * total / len(weight)])[::-1]
+    count = int(np.searchsorted(np.cumsum(descending), fraction * total, side="right")) + 1
+    count = min(count, len(descending), most if most > 0 else len(descending))
+    kept = weight >= descending[count - 1]
+    return Significant(
+        index=index[kept],
+        weight=weight[kept] / total,
+        count=count,
+        best=int(index[np.argmax(weight)]),
+        best_weight=1.0 / total,
+        log_sum=largest + float(np.log(total)),
+    )
+
+
+def winner(score: Any) -> Significant:
+    """Give all the weight to the least score (cross-correlation); the logarithm of the sum is minus that score."""
+    best = int(score.argmin())
+    return Significant(np.array([best]), np.ones(1), 1, best, 1.0, -float(score[best]))
