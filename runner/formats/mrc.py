@@ -142,5 +142,5 @@ def format_mrc(data: npt.NDArray[np.floating], voxel_size_angst: float, float16:
 
 
 def write_mrc(url: str, data: npt.NDArray[np.floating], voxel_size_angst: float, float16: bool = False) -> None:
-    """Write ``data`` (z, y, x) as an MRC file at ``url``, whole or not at all; raises what `format_mrc` and the store raise."""
+    """Write ``data`` (z, y, x) at ``url``, whole or not at all; raises what `format_mrc` and the store raise."""
     objects.write_bytes(url, format_mrc(data, voxel_size_angst, float16))

@@ -142,6 +142,7 @@ def build_optics(
         if any(group.group == number for group in groups):
             raise InputError(f"{where}: optics group {number} occurs twice; give each group its own number")
         if number in used:
+            where = f"{source} optics group {number}"
             _complete(columns, number, first_header, where, notes)
             _check(columns, where)
         premultiplied = columns.get("rlnCtfDataAreCtfPremultiplied", "0") not in ("0", "")

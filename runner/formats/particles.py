@@ -12,6 +12,7 @@ from runner.errors import InputError
 from runner.formats import optics as optics_tables
 from runner.formats.mrc import read_header
 from runner.formats.star import StarBlock, StarFile, format_float, format_int, read_star
+from runner.formats.volumes import check_first_volumes
 from runner.model.particles import Optics, ParticleTable
 from runner.store import objects
 
@@ -97,6 +98,8 @@ def read_particles(url: str, check_files: bool = True) -> ParticleTable:
     order = _micrograph_order(columns, len(names))
     table = table.select(order)
     table.group_names, table.group_index = _number_groups([group_of_row[row] for row in order])
+    if check_files:
+        check_first_volumes(table)
     return table
 
 
@@ -114,7 +117,8 @@ def _particle_block(star: StarFile, url: str) -> StarBlock:
         raise InputError(f"{url}: no table 'data_particles' (found {found}); give a particle STAR file")
     if "rlnImageName" not in block.columns:
         raise InputError(
-            f"{url}: column rlnImageName is missing in data_{block.name}; these are positions without volumes: extract 3D subtomograms first"
+            f"{url}: column rlnImageName is missing in data_{block.name}; "
+            "these are positions without volumes: extract 3D subtomograms first"
         )
     if not len(block):
         raise InputError(f"{url}: data_{block.name} holds no particles")
@@ -122,7 +126,9 @@ def _particle_block(star: StarFile, url: str) -> StarBlock:
 
 
 def _refuse_2d(star: StarFile, columns: Columns, url: str) -> None:
-    way_out = "extract 3D subtomograms (RELION 5: pseudo-subtomograms without 'write output as 2D stacks'; Warp: ts_export_particles --3d)"
+    way_out = (
+        "extract 3D subtomograms (RELION 5: relion_tomo_subtomo without --stack2d; Warp: ts_export_particles --3d)"
+    )
     general = star.blocks.get("general")
     if general is not None and general.columns.get("rlnTomoSubTomosAre2DStacks", ["0"])[0] == "1":
         raise InputError(f"{url}: RELION 5 particles as stacks of 2D images (rlnTomoSubTomosAre2DStacks 1); {way_out}")
@@ -145,7 +151,7 @@ def _assume_one_group(columns: Columns, optics_columns: Columns, url: str, notes
     numbers = optics_columns.get("rlnOpticsGroup", [])
     if len(numbers) != 1:
         raise InputError(
-            f"{url}: column rlnOpticsGroup is missing in data_particles, and data_optics has {len(numbers)} groups; add it"
+            f"{url}: column rlnOpticsGroup is missing and data_optics has {len(numbers)} groups; add the column"
         )
     columns["rlnOpticsGroup"] = numbers * len(columns["rlnImageName"])
     notes.append(f"{url}: column rlnOpticsGroup is missing; all particles put into the only group {numbers[0]}")
@@ -167,7 +173,7 @@ def _ctf_names(columns: Columns, url: str) -> list[str] | None:
         return None
     if empty:
         raise InputError(
-            f"{url} row {empty[0]}: rlnCtfImage is empty, other rows have one; name a CTF volume in every row or in none"
+            f"{url} row {empty[0]}: rlnCtfImage is empty, other rows have one; name a volume in every row or in none"
         )
     return names
 
@@ -218,13 +224,13 @@ def _optics_index(numbers: IntArray, groups: list[Optics], url: str) -> IntArray
         if int(number) not in position:
             known = ", ".join(str(group.group) for group in groups)
             raise InputError(
-                f"{url} row {row}: rlnOpticsGroup {number} is not in data_optics (groups {known}); add it or correct the row"
+                f"{url} row {row}: rlnOpticsGroup {number} is not in data_optics ({known}); correct one of them"
             )
     return np.array([position[int(number)] for number in numbers], dtype=np.int64)
 
 
 def _groups_by_row(columns: Columns) -> list[str]:
-    """RELION's rule: rlnGroupName, else the micrograph without its pipeline job, else the tomogram (4.0), else one group."""
+    """RELION's rule: rlnGroupName, else the micrograph without its pipeline job, else the tomogram, else one group."""
     if "rlnGroupName" in columns:
         return columns["rlnGroupName"]
     micrographs = columns.get("rlnMicrographName", columns.get("rlnTomoName"))
@@ -247,7 +253,7 @@ def _number_groups(names: list[str]) -> tuple[list[str], IntArray]:
 
 
 def data_blocks(table: ParticleTable, poses: PoseState, scored: bool = True) -> list[StarBlock]:
-    """Blocks ``optics`` and ``particles`` of a data.star: the input columns in order with new values, then RELION's new ones.
+    """Blocks ``optics`` and ``particles`` of a data.star: the input columns with new values, then RELION's new columns.
 
     ``scored`` is False before the first iteration, which has no likelihoods yet.
     """
