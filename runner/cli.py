@@ -1,0 +1,168 @@
+"""The command line: one sub-command a use case, options generated from the configuration dataclasses.
+
+Use cases are imported when they are called, so that help and usage errors come at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import version as distribution_version
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperCommand
+
+from runner.errors import TomoburstError
+from runner.plan.config import ReconstructConfig, RefineConfig
+from runner.plan.flags import flags_of
+from runner.plan.relion_flags import (
+    RECONSTRUCT_IGNORED,
+    RECONSTRUCT_REFUSED,
+    REFINE_IGNORED,
+    REFINE_REFUSED,
+    Ignored,
+    read_arguments,
+)
+from runner.plan.simulate_config import DemoConfig, SimulateConfig
+from runner.report.events import Noted
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+EXIT_UNEXPECTED = 1
+EXIT_INTERRUPTED = 130
+DEBUG_VARIABLE = "TOMOBURST_DEBUG"
+
+app = typer.Typer(
+    name="tomoburst",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Subtomogram averaging with RELION's flags and file names.",
+)
+
+
+@app.callback()
+def _options(debug: bool = typer.Option(False, "--debug", help="Show the traceback of errors.")) -> None:
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"tomoburst {distribution_version('tomoburst')}")
+
+
+def add_command(
+    config_class: type[DataclassInstance],
+    use_case: str,
+    text: str,
+    ignored: Mapping[str, Ignored] | None = None,
+    refused: Mapping[str, str] | None = None,
+) -> None:
+    """Add the sub-command of one use case.
+
+    Parameters
+    ----------
+    config_class : its configuration, a dataclass of `runner.plan.flags.flag` fields with a method ``validate``.
+    use_case : name of the sub-command and of the module ``runner.NAME`` with its function ``run_NAME(config, events)``.
+    text : help of the sub-command.
+    ignored, refused : flags of RELION's program that the sub-command answers, see `runner.plan.relion_flags`.
+    """
+    flags = flags_of(config_class)
+
+    class Command(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            words, ctx.obj = read_arguments(args, flags, ignored or {}, refused or {})
+            return super().parse_args(ctx, words)
+
+    def command(ctx: typer.Context, **values: Any) -> None:
+        config: Any = config_class(**values)
+        config.validate()
+        from runner.report.progress import open_events
+
+        run = getattr(import_module(f"runner.{use_case}"), f"run_{use_case}")
+        with open_events() as events:
+            for note in ctx.obj:
+                events.emit(Noted(note))
+            run(config, events)
+
+    _set_signature(command, config_class)
+    app.command(name=use_case, cls=Command, help=text)(command)
+
+
+def _set_signature(command: Callable[..., None], config_class: type[DataclassInstance]) -> None:
+    """Give a function one keyword parameter for each flag, from which Typer makes the options."""
+    context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    options = [
+        inspect.Parameter(
+            flag.field,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=flag.type,
+            default=typer.Option(
+                flag.default,
+                flag.name,
+                help=flag.text,
+                rich_help_panel=flag.section,
+                show_default=flag.default not in ("", None, False),
+                metavar=_METAVARS.get(flag.type, "TEXT"),
+            ),
+        )
+        for flag in flags_of(config_class)
+    ]
+    command.__signature__ = inspect.Signature([context, *options])  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in [context, *options]}
+
+
+_METAVARS = {bool: "", int: "INT", float: "FLOAT"}
+
+add_command(SimulateConfig, "simulate", "Make subtomograms with known poses from a model, a map or a built-in shape.")
+add_command(
+    ReconstructConfig,
+    "reconstruct",
+    "Average subtomograms with the poses of a STAR file, as relion_reconstruct --3d_rot does.",
+    RECONSTRUCT_IGNORED,
+    RECONSTRUCT_REFUSED,
+)
+add_command(
+    RefineConfig,
+    "refine",
+    "Refine poses and map, as relion_refine_mpi does: auto-refine with --auto_refine, 3D classification without.",
+    REFINE_IGNORED,
+    REFINE_REFUSED,
+)
+add_command(DemoConfig, "demo", "Simulate, reconstruct and refine a small case, and show what came out.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit; every failure is one line on standard error and a code of docs/exit-codes.md."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        code = app(list(arguments) or ["--help"], prog_name="tomoburst", standalone_mode=False)
+    except TomoburstError as error:
+        return _fail(str(error), error.exit_code)
+    except typer.TyperException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except Exception as error:  # noqa: BLE001
+        cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return _fail(f"unexpected {cause} ({DEBUG_VARIABLE}=1 shows where; please report it)", EXIT_UNEXPECTED)
+    if code == EXIT_INTERRUPTED:  # Typer turns Ctrl-C into this code
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    """Write one line on standard error, after the traceback when it was asked for."""
+    if os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"):
+        traceback.print_exc()
+    sys.stderr.write(f"tomoburst: error: {' '.join(message.split())}\n")
+    return code
