@@ -1,0 +1,170 @@
+"""Events: records reach every sink in order, as JSON lines or as bars."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from runner.report.events import (
+    Event,
+    Events,
+    IterationFinished,
+    IterationStarted,
+    JsonLog,
+    JsonStream,
+    Noted,
+    RunFinished,
+    RunStarted,
+    StageStarted,
+    UnitFinished,
+    Warned,
+    json_line,
+)
+from runner.report.progress import TerminalProgress, open_events, progress_sink
+
+STARTED = IterationStarted(
+    iteration=3,
+    particles=40,
+    resolution_angst=24.6,
+    current_size_px=26,
+    healpix_order=2,
+    angular_step_deg=7.5,
+    offset_range_angst=50.0,
+    offset_step_angst=20.0,
+)
+FINISHED = IterationFinished(iteration=3, resolution_angst=22.9, changes_angles_deg=1.5, accuracy_rotation_deg=999.0)
+RUN: list[Event] = [
+    RunStarted("refine", "OUT/run", 40, {"threads": 2}),
+    Warned("no GPU found: using the CPU"),
+    STARTED,
+    UnitFinished(20, 40),
+    UnitFinished(40, 40),
+    FINISHED,
+    StageStarted("writing", 3),
+    RunFinished("refine", 3, 22.9, files=("OUT/run_class001.mrc",)),
+]
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.closed = 0
+
+    def write(self, event: Event) -> None:
+        self.events.append(event)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def parsed(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_all_sinks_get_all_records_and_are_closed_once() -> None:
+    first, second = Kept(), Kept()
+    with Events(first) as events:
+        events.add(second)
+        for event in RUN:
+            events.emit(event)
+        events.note("a note")
+        events.warn("a warning")
+    events.close()
+    assert first.events == second.events == [*RUN, Noted("a note"), Warned("a warning")]
+    assert (first.closed, second.closed) == (1, 1)
+
+
+def test_sinks_are_closed_after_an_error() -> None:
+    kept = Kept()
+    with pytest.raises(ValueError, match="broken"), Events(kept):
+        raise ValueError("broken")
+    assert kept.closed == 1
+
+
+def test_records_from_many_threads_stay_whole() -> None:
+    stream = io.StringIO()
+    events = Events(JsonStream(stream))
+
+    def emit() -> None:
+        for done in range(100):
+            events.emit(UnitFinished(done, 100))
+
+    threads = [threading.Thread(target=emit) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(parsed(stream.getvalue())) == 800
+
+
+def test_json_line_has_a_name_a_time_and_the_fields() -> None:
+    line = parsed(json_line(STARTED))[0]
+    assert line["event"] == "iteration_started"
+    assert line["time"].endswith("Z")
+    assert (line["iteration"], line["resolution_angst"], line["local"]) == (3, 24.6, False)
+
+
+def test_json_numbers_are_valid_json() -> None:
+    details = {"size": np.int64(3), "rate": np.float32(0.5), "worst": math.inf, "names": ("a", "b"), "path": Kept}
+    line = parsed(json_line(RunStarted("refine", details=details)))[0]
+    assert line["details"] == {"size": 3, "rate": 0.5, "worst": None, "names": ["a", "b"], "path": str(Kept)}
+    assert parsed(json_line(IterationFinished(1, math.nan)))[0]["resolution_angst"] is None
+
+
+def test_json_log_is_saved_at_the_end_of_an_iteration_and_of_the_run() -> None:
+    saved: list[bytes] = []
+    events = Events(JsonLog(saved.append))
+    names = []
+    for event in RUN:
+        events.emit(event)
+        names.append(len(saved))
+    assert names == [0, 0, 0, 0, 0, 1, 1, 2]
+    last = parsed(saved[-1].decode())
+    assert [line["event"] for line in last] == [event.name for event in RUN if not isinstance(event, UnitFinished)]
+    assert saved[-1].startswith(saved[0])
+    events.warn("after the end")
+    events.close()
+    assert len(saved) == 3
+
+
+def test_stream_that_is_no_terminal_gets_json_lines() -> None:
+    stream = io.StringIO()
+    with open_events(stream) as events:
+        for event in RUN:
+            events.emit(event)
+    assert [line["event"] for line in parsed(stream.getvalue())] == [event.name for event in RUN]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_terminal_gets_bars_and_one_line_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(progress_sink(Terminal()), TerminalProgress)
+    stream = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    with Events(TerminalProgress(Console(file=stream, force_terminal=True, width=200, color_system=None))) as events:
+        for event in RUN:
+            events.emit(event)
+    shown = stream.getvalue()
+    assert "refine · 40 particles · threads 2 · -> OUT/run" in shown
+    assert "warning: no GPU found" in shown
+    assert "iteration 3 · 24.6 A · global 7.5 deg · box 26" in shown
+    assert "iteration   3 · resolution 22.9 A · angles changed 1.5 deg\n" in shown
+    assert "refine finished · 3 iterations · resolution 22.9 A" in shown
+    assert "  OUT/run_class001.mrc" in shown
+
+
+def test_terminal_says_when_a_run_did_not_converge() -> None:
+    stream = Terminal()
+    with Events(TerminalProgress(Console(file=stream, force_terminal=True, width=200, color_system=None))) as events:
+        events.emit(RunFinished("refine", 5, math.inf, converged=False))
+    assert "refine finished · 5 iterations, not converged\n" in stream.getvalue()
