@@ -83,7 +83,7 @@ class ScheduleState:
     """Counters and flags of the automated refinement (relion-algorithm.md section 6). Offsets in Angstrom, angles in degrees."""
 
     current_resolution: float = 0.0
-    best_resolution: float = 0.0
+    best_resolution: float = 1.0 / 999.0
     current_size: int = 0
     coarse_size: int = 0
     incr_size: int = 10

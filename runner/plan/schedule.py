@@ -27,7 +27,9 @@ class SchedulePolicy:
     box_size : model box in voxels; pixel_size_angst : its voxel; particle_diameter_angst : ``--particle_diameter``.
     split_halves : gold-standard halves (auto-refine).  ini_high_angst : ``--ini_high``, not positive = not given.
     minimum_resolution_shell : the resolution never falls below this shell.
-    largest_offset_step_angst : no finer than the accuracy asks for, no coarser than this (per oversampled step).
+    largest_offset_step_angst : the accuracy asks for no step coarser than this (after oversampling).
+    changes_against_first_sampling : RELION's leader process never learns that the sampling was refined, and so measures
+        the changes of the poses in steps of the first sampling; True repeats that, False takes the sampling in use.
     """
 
     box_size: int
@@ -47,6 +49,7 @@ class SchedulePolicy:
     maximum_angular_sampling_deg: float = 0.0
     minimum_resolution_shell: int = 5
     largest_offset_step_angst: float = 1.5
+    changes_against_first_sampling: bool = False
 
     @property
     def box_angst(self) -> float:
@@ -234,7 +237,7 @@ def coarser_sampling(policy: SchedulePolicy, schedule: ScheduleState, sampling: 
     while order > 0 and angular_step_deg(order - 1, policy.oversampling) < 0.8 * schedule.accuracy_rotation_deg:
         order -= 1
     step = 0.8 * schedule.accuracy_translation_angst * 2.0**policy.oversampling
-    step = min(max(step, sampling.offset_step_original_angst), 0.95 * sampling.offset_range_angst)
+    step = max(min(step, 0.95 * sampling.offset_range_angst), sampling.offset_step_original_angst)
     coarse = replace(sampling, healpix_order=order, psi_step_deg=angular_step_deg(order), offset_step_angst=step)
     return SamplingDecision(coarse, schedule, directions_changed=order != sampling.healpix_order)
 
@@ -248,8 +251,11 @@ def with_changes(
     classes: float,
 ) -> ScheduleState:
     """The schedule after the mean changes of the poses in this iteration (`offset_change_angst`, `class_change`)."""
-    ratio_angles = orientations_deg / angular_step_deg(sampling.healpix_order, policy.oversampling)
-    ratio_offsets = offsets_angst / (sampling.offset_step_angst / 2.0**policy.oversampling)
+    order, step = sampling.healpix_order, sampling.offset_step_angst
+    if policy.changes_against_first_sampling:
+        order, step = sampling.healpix_order_original, sampling.offset_step_original_angst
+    ratio_angles = orientations_deg / angular_step_deg(order, policy.oversampling)
+    ratio_offsets = offsets_angst / (step / 2.0**policy.oversampling)
     fewest = schedule.smallest_changes_classes
     small = (
         1.03 * classes >= fewest
