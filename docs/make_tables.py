@@ -1,6 +1,6 @@
 """Write the tables of flags into the pages of this folder: ``python docs/make_tables.py``.
 
-A page holds its table between ``<!-- flags of refine -->`` and ``<!-- end -->``; a test fails when it is not what this file writes.
+A page holds its table between ``<!-- flags of refine -->`` and ``<!-- end -->``; a test fails when the two differ.
 """
 
 from __future__ import annotations
