@@ -71,8 +71,7 @@ def accumulate(
         sums.pdf_class[part.class_index] += weight
         if not search.fixed_orientation:
             np.add.at(sums.pdf_direction[part.class_index], part.direction[part.row], part.weight)
-        if not search.fixed_offset:
-            _add_offsets(sums, particle, part, model)
+        _add_offsets(sums, particle, part, model)
     sums.weight += total
     sums.group_weight[group] += total
     _add_image_power(sums, particle, total, model, backend)

@@ -1,0 +1,74 @@
+"""`tomoburst refine`: automated refinement of two half sets, or 3D classification, of subtomograms.
+
+The steps are those of the RELION page: read the particles and the reference, estimate the noise, then iterate: assign poses,
+reconstruct, update the resolution and the sampling; an automated refinement ends by joining the halves.
+"""
+
+from __future__ import annotations
+
+from threadpoolctl import threadpool_limits
+
+from runner.plan.config import RefineConfig
+from runner.plan.schedule import has_converged
+from runner.refinement.initial import check_references, initial_state, read_references
+from runner.refinement.iteration import iterate
+from runner.refinement.output import write_final, write_iteration
+from runner.refinement.run import Run, open_run
+from runner.model.state import RunState
+from runner.report.events import Events, RunFinished, RunStarted
+
+
+def run_refine(config: RefineConfig, events: Events) -> None:
+    """Refine or classify as ``config`` says; files go to the prefix ``config.o``.
+
+    Raises
+    ------
+    UsageError, InputError, StorageError
+        Flags, data or storage do not allow it; nothing is left half-written.
+    """
+    references, voxel_size = read_references(config)
+    run = open_run(config, events, len(references))
+    check_references(run, references, voxel_size)
+    events.emit(RunStarted("refine", config.o, len(run.table), {"random_seed": run.seed, "classes": run.classes}))
+    with threadpool_limits(1):
+        state = initial_state(run, references)
+        write_iteration(run, state)
+        if config.auto_refine:
+            _auto_refine(run, state)
+        else:
+            _classify(run, state)
+
+
+def _auto_refine(run: Run, state: RunState) -> None:
+    """Iterate until neither resolution nor poses improve at the finest useful sampling, then join the halves."""
+    while state.iteration < run.config.auto_iter_max:
+        final = has_converged(run.policy, state.schedule)
+        state, maps = iterate(run, state, final)
+        if maps is not None:
+            files = write_final(run, state, maps)
+            _finish(run, state, files)
+            return
+        write_iteration(run, state)
+    run.events.warn(
+        f"no convergence after --auto_iter_max {run.config.auto_iter_max} iterations: the last half maps are not joined"
+    )
+    _finish(run, state, [f"{run.config.o}_it{state.iteration:03d}_half{half}_class001.mrc" for half in (1, 2)])
+
+
+def _classify(run: Run, state: RunState) -> None:
+    """Iterate as often as asked."""
+    while state.iteration < run.config.iter:
+        state, _ = iterate(run, state)
+        write_iteration(run, state)
+    _finish(run, state, [f"{run.config.o}_it{state.iteration:03d}_class{k + 1:03d}.mrc" for k in range(run.classes)])
+
+
+def _finish(run: Run, state: RunState, files: list[str]) -> None:
+    run.events.emit(
+        RunFinished(
+            "refine",
+            iterations=state.iteration,
+            resolution_angst=1.0 / max(state.schedule.current_resolution, 1e-6),
+            files=tuple(files),
+        )
+    )

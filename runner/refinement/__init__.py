@@ -1,0 +1,1 @@
+"""The steps of an iteration that auto-refine and 3D classification share."""

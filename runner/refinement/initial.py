@@ -1,0 +1,240 @@
+"""Iteration 0: references, half sets, noise spectra, and the first guess of the signal.
+
+Source: relion-algorithm.md section 2; Scheres, J. Mol. Biol. 415, 406 (2012).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.fourier import forward, inverse
+from kernels.masks import fill_background, soft_sphere
+from kernels.orientations import angular_grid, angular_step_deg
+from kernels.spectra import initial_sigma2_noise, initial_ssnr, initial_tau2, low_pass_weights, power_spectrum
+from runner.errors import InputError, UsageError
+from runner.execute.images import read_particle_volume
+from runner.execute.local import ordered_map
+from runner.formats.mrc import read_mrc
+from runner.formats.star import read_star
+from runner.model.state import HalfModel, PoseState, RunState, SamplingState, ScheduleState
+from runner.plan.config import RefineConfig
+from runner.plan.glibc_random import initial_perturbation, random_subsets
+from runner.plan.schedule import local_prior_sigma_deg, with_resolution
+from runner.refinement.run import Run
+from runner.report.events import StageStarted, UnitFinished
+from runner.store.objects import resolve
+
+FloatArray = npt.NDArray[np.float64]
+
+PARTICLES_PER_UNIT = 16
+
+
+def read_references(config: RefineConfig) -> tuple[npt.NDArray[np.float32], float]:
+    """The initial maps ``(n, N, N, N)`` and their voxel size: one map, or one for each row of a STAR file."""
+    names = [config.ref]
+    if config.ref.endswith(".star"):
+        columns = next(iter(read_star(config.ref).blocks.values())).columns
+        if "rlnReferenceImage" not in columns:
+            raise InputError(f"--ref {config.ref}: no column rlnReferenceImage; list one map a row, or give a map")
+        names = [resolve(name, config.ref) for name in columns["rlnReferenceImage"]]
+    volumes = [read_mrc(name) for name in names]
+    for name, volume in zip(names, volumes, strict=True):
+        if volume.data.shape != volumes[0].data.shape:
+            raise InputError(f"--ref {name}: {volume.data.shape[::-1]} voxels, but {names[0]} has {volumes[0].data.shape[::-1]}")
+    voxel_size = config.ref_angpix if config.ref_angpix > 0 else volumes[0].voxel_size_angst
+    return np.stack([volume.data for volume in volumes]), voxel_size
+
+
+def check_references(run: Run, references: npt.NDArray[np.float32], voxel_size_angst: float) -> None:
+    """Refuse references whose box or voxel size is not that of the particles."""
+    if references.shape[1:] != (run.box,) * 3:
+        raise InputError(
+            f"--ref {run.config.ref}: the map has {references.shape[:0:-1]} voxels, the particles {run.box}; "
+            "bring it to their box, for instance with `tomoburst reconstruct`"
+        )
+    if abs(voxel_size_angst - run.voxel_size_angst) > 1e-3:
+        raise InputError(
+            f"--ref {run.config.ref}: pixel size {voxel_size_angst:g} A in the header, {run.voxel_size_angst:g} A in the optics "
+            f"table of {run.config.i}; if the header is wrong, give --ref_angpix {run.voxel_size_angst:g}"
+        )
+
+
+def initial_state(run: Run, references: npt.NDArray[np.float32]) -> RunState:
+    """The state before iteration 1; its files are those of iteration 0."""
+    config = run.config
+    poses = run.table.poses()
+    if config.split_random_halves and not poses.random_subset.any():
+        poses.random_subset = random_subsets(len(run.table), run.seed)
+    if config.split_random_halves:
+        _check_halves(run, poses)
+    maps = np.stack([_low_passed(run, reference) for reference in references])
+    if len(maps) < run.classes:
+        maps = np.repeat(maps, run.classes, axis=0)
+    sampling = _initial_sampling(run)
+    halves = [_initial_model(run, maps, sampling, statistics) for statistics in noise_statistics(run, poses)]
+    schedule = with_resolution(run.policy, ScheduleState(incr_size=config.incr_size), halves[0].ssnr, iteration=0)
+    for half in halves:
+        half.current_resolution = schedule.current_resolution
+    return RunState(
+        iteration=0,
+        halves=halves,
+        poses=poses,
+        sampling=sampling,
+        schedule=schedule,
+        references_are_ctf_corrected=config.ctf_corrected_ref,
+    )
+
+
+def half_members(run: Run, poses: PoseState) -> list[npt.NDArray[np.int64]]:
+    """Rows of the particles of each half model."""
+    if not run.config.split_random_halves:
+        return [np.arange(len(run.table))]
+    return [np.flatnonzero(poses.random_subset == half) for half in (1, 2)]
+
+
+def _check_halves(run: Run, poses: PoseState) -> None:
+    for half in (1, 2):
+        if not (poses.random_subset == half).any():
+            raise InputError(
+                f"{run.table.source}: half {half} has no particles (rlnRandomSubset); refinement needs both, "
+                "so drop the column to have them drawn"
+            )
+
+
+def _low_passed(run: Run, reference: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    if run.config.ini_high <= 0:
+        return reference
+    weights = low_pass_weights(run.box, run.voxel_size_angst, run.config.ini_high)
+    filtered: npt.NDArray[np.float32] = inverse(forward(reference.astype(np.float64)) * weights).astype(np.float32)
+    return filtered
+
+
+def _initial_sampling(run: Run) -> SamplingState:
+    config = run.config
+    step = angular_step_deg(config.healpix_order)
+    psi_step = step
+    if config.psi_step > 0:
+        psi_step = 360.0 / np.ceil(360.0 / config.psi_step)
+    offset_range, offset_step = config.offset_range * run.voxel_size_angst, config.offset_step * run.voxel_size_angst
+    return SamplingState(
+        healpix_order=config.healpix_order,
+        psi_step_deg=psi_step,
+        offset_range_angst=offset_range,
+        offset_step_angst=offset_step,
+        symmetry=config.sym.split(",")[0],
+        limit_tilt_deg=config.limit_tilt,
+        perturbation=initial_perturbation(config.perturb),
+        perturbation_factor=config.perturb,
+        healpix_order_original=config.healpix_order,
+        psi_step_original_deg=psi_step,
+        offset_range_original_angst=offset_range,
+        offset_step_original_angst=offset_step,
+    )
+
+
+@dataclass
+class NoiseStatistics:
+    """Sums over the particles of one half: their power spectra by group (G, S), counts (G,), and the spectrum (S,) of the
+    average particle.
+    """
+
+    power: FloatArray
+    count: npt.NDArray[np.int64]
+    average_power: FloatArray
+
+
+def noise_statistics(run: Run, poses: PoseState) -> list[NoiseStatistics]:
+    """Power spectra of the masked particles of each half.
+
+    As in RELION, the average particle that is subtracted for a half is the sum over all particles, divided by the number of
+    halves and by the half's own number.
+    """
+    members = half_members(run, poses)
+    sphere = soft_sphere(run.box, run.mask.radius_px, run.mask.edge_px) if run.config.zero_mask else None
+    groups = len(run.table.group_names)
+    statistics = [
+        NoiseStatistics(np.zeros((groups, run.shells)), np.zeros(groups, dtype=np.int64), np.zeros(run.shells)) for _ in members
+    ]
+    total = np.zeros((run.box,) * 3)
+    run.events.emit(StageStarted("noise spectra", len(run.table)))
+    done = 0
+    for half, rows in zip(statistics, members, strict=True):
+        units = [rows[start : start + PARTICLES_PER_UNIT] for start in range(0, len(rows), PARTICLES_PER_UNIT)]
+        for unit, (spectra, volume) in zip(
+            units, ordered_map(partial(_unit_power, run, sphere), units, run.config.j), strict=True
+        ):
+            np.add.at(half.power, run.table.group_index[unit], spectra)
+            np.add.at(half.count, run.table.group_index[unit], 1)
+            total += volume
+            done += len(unit)
+            run.events.emit(UnitFinished(done, len(run.table)))
+    for half in statistics:
+        average = total / (len(members) * half.count.sum())
+        half.average_power = power_spectrum(forward(average))
+    return statistics
+
+
+def _unit_power(run: Run, sphere: FloatArray | None, unit: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+    """Power spectra (n, S) and the sum of the volumes of one unit."""
+    spectra, total = [], np.zeros((run.box,) * 3)
+    for row in unit:
+        volume = read_particle_volume(run.table, int(row)).astype(np.float64)
+        if sphere is not None:
+            volume = fill_background(volume, sphere)
+        spectra.append(power_spectrum(forward(volume)))
+        total += volume
+    return np.stack(spectra), total
+
+
+def _initial_model(
+    run: Run, maps: npt.NDArray[np.float32], sampling: SamplingState, statistics: NoiseStatistics
+) -> HalfModel:
+    config, classes, shells = run.config, run.classes, run.shells
+    sigma2_noise = initial_sigma2_noise(statistics.power, statistics.count, statistics.average_power)
+    tau2 = np.stack([initial_tau2(power_spectrum(forward(map_.astype(np.float64))), config.tau2_fudge) for map_ in maps])
+    ssnr = np.stack([initial_ssnr(spectrum, sigma2_noise, statistics.count, 1.0 / classes) for spectrum in tau2])
+    grid = angular_grid(sampling.healpix_order, sampling.symmetry, sampling.psi_step_deg, sampling.limit_tilt_deg)
+    directions = len(grid.directions_deg)
+    if not directions:
+        raise UsageError(
+            f"--healpix_order {sampling.healpix_order} with --sym {sampling.symmetry}: no direction lies in the asymmetric unit; "
+            "use a higher order"
+        )
+    model = HalfModel(
+        references=maps.copy(),
+        tau2=tau2,
+        sigma2_ref=np.zeros((classes, shells)),
+        ssnr=ssnr,
+        fsc=np.zeros((classes, shells)),
+        fourier_coverage=np.zeros((classes, shells)),
+        sigma2_noise=sigma2_noise,
+        group_scale=np.ones(len(run.table.group_names)),
+        group_particles=statistics.count,
+        pdf_class=np.full(classes, 1.0 / classes),
+        pdf_direction=np.full((classes, directions), 1.0 / (classes * directions)),
+        sigma2_offset_angst2=config.offset**2,
+        accuracy_rotation_deg=np.full(classes, 999.0),
+        accuracy_translation_angst=np.full(classes, 999.0),
+        estimated_resolution_angst=np.full(classes, 999.0),
+        fourier_completeness=np.zeros(classes),
+    )
+    _set_angular_priors(run, model)
+    return model
+
+
+def _set_angular_priors(run: Run, model: HalfModel) -> None:
+    """Priors on the angles from the flags, or because an automated refinement starts with local searches."""
+    config = run.config
+    sigmas = [config.sigma_rot, config.sigma_tilt, config.sigma_psi]
+    if config.sigma_ang > 0:
+        sigmas = [config.sigma_ang] * 3
+    if config.auto_refine:
+        local = local_prior_sigma_deg(run.policy, config.healpix_order)
+        sigmas = [local] * 3 if local is not None else sigmas
+    if any(sigma > 0 for sigma in sigmas):
+        model.orientational_prior_mode = 1
+        model.sigma2_rot_deg2, model.sigma2_tilt_deg2, model.sigma2_psi_deg2 = (max(0.0, s) ** 2 for s in sigmas)

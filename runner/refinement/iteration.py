@@ -1,0 +1,281 @@
+"""One iteration from state to state: the E-step on every half, the M-step, and what changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.accumulators import Accumulators
+from kernels.accuracy import pose_accuracy
+from kernels.likelihood import Assignment, Model
+from kernels.orientations import angular_distance, angular_grid, angular_step_deg
+from kernels.spectra import tau2_from_reference
+from runner.model.state import HalfModel, PoseState, RunState, ScheduleState
+from runner.plan.glibc_random import GlibcRandom, next_perturbation, processing_order, random_classes
+from runner.plan.schedule import (
+    class_change,
+    coarser_sampling,
+    offset_change_angst,
+    refined_sampling,
+    with_changes,
+    with_image_sizes,
+    with_resolution,
+)
+from runner.refinement.expectation import (
+    likelihood_model,
+    particle_at,
+    pose_search,
+    run_units,
+    transform_references,
+    uses_cross_correlation,
+)
+from runner.refinement.initial import half_members
+from runner.refinement.maximization import HalfMaps, maximize_classes, maximize_halves
+from runner.refinement.run import Run
+from runner.report.events import IterationFinished, IterationStarted, UnitFinished
+
+IntArray = npt.NDArray[np.int64]
+
+ACCURACY_PARTICLES = 100
+ACCURACY_PARTICLES_RELION = 10
+SMALLEST_CLASS = 0.01
+UNKNOWN_ACCURACY = 999.0
+
+
+def iterate(run: Run, state: RunState, final: bool = False) -> tuple[RunState, HalfMaps | None]:
+    """Run one iteration.
+
+    Parameters
+    ----------
+    final : the last iteration of a converged refinement: all data to Nyquist, halves joined.
+
+    Returns
+    -------
+    The next state, and the unregularised half maps of a final iteration.
+    """
+    state = replace(state, iteration=state.iteration + 1)
+    state = _with_perturbation(run, state)
+    schedule = with_image_sizes(run.policy, state.schedule, state.sampling, state.halves[0].average_pmax, final)
+    transforms = [transform_references(run, half, schedule) for half in state.halves]
+    state, schedule = _with_accuracy(run, state, schedule, transforms)
+    state, schedule = _with_sampling(run, state, schedule)
+    _announce(run, state, schedule)
+    models = [
+        likelihood_model(run, state, half, transform, schedule)
+        for half, transform in zip(state.halves, transforms, strict=True)
+    ]
+    sums, poses = _expectation(run, state, models)
+    schedule = _with_changes(run, state, schedule, poses)
+    cross_correlation = uses_cross_correlation(run, state.iteration)
+    maps = None
+    if run.config.split_random_halves:
+        halves, schedule, maps = maximize_halves(run, state.halves, sums, schedule, cross_correlation, final)
+    else:
+        halves = [_maximize_classes(run, state, sums[0], schedule, transforms[0], cross_correlation)]
+    if run.grows_classes and cross_correlation and state.iteration == 1:
+        _copy_first_class(halves[0])
+    schedule = with_resolution(run.policy, schedule, halves[0].ssnr, state.iteration)
+    for half in halves:
+        half.current_resolution, half.current_size = schedule.current_resolution, schedule.current_size
+    state = replace(
+        state, halves=halves, poses=poses, schedule=schedule, references_are_ctf_corrected=run.config.ctf or state.references_are_ctf_corrected
+    )
+    _report(run, state)
+    return state, maps
+
+
+def _with_perturbation(run: Run, state: RunState) -> RunState:
+    sampling = state.sampling
+    perturbation = next_perturbation(sampling.perturbation, sampling.perturbation_factor, run.seed, state.iteration)
+    if run.config.skip_align:
+        perturbation = 0.0
+    return replace(state, sampling=replace(sampling, perturbation=perturbation))
+
+
+def _with_accuracy(
+    run: Run, state: RunState, schedule: ScheduleState, transforms: list[list[npt.NDArray[np.complex128]]]
+) -> tuple[RunState, ScheduleState]:
+    """Estimate how accurately poses are determined, on some particles of the first half."""
+    skipped = run.config.skip_align or run.config.skip_rotate
+    if skipped or (state.iteration == 1 and run.config.firstiter_cc) or run.config.always_cc:
+        return state, schedule
+    half = state.halves[0]
+    model = likelihood_model(run, state, half, transforms[0], schedule)
+    most = ACCURACY_PARTICLES_RELION if run.config.relion_parity else ACCURACY_PARTICLES
+    rows = [row for row in _order(run, state.poses) if state.poses.random_subset[row] != 2][:most]
+    particles = [particle_at(run, state.poses, int(row), volume=False) for row in rows]
+    axes = [_drawn_axis(run.seed + int(row)) for row in rows]
+    rotation, translation = (np.full(run.classes, UNKNOWN_ACCURACY) for _ in range(2))
+    orientability = np.zeros((run.classes, run.shells))
+    for k in np.flatnonzero(half.pdf_class >= SMALLEST_CLASS):
+        rotation[k], pixels, orientability[k] = pose_accuracy(particles, axes, model, int(k), run.backend)
+        translation[k] = pixels * run.voxel_size_angst
+    halves = [
+        replace(each, accuracy_rotation_deg=rotation, accuracy_translation_angst=translation, orientability=orientability)
+        for each in state.halves
+    ]
+    schedule = replace(
+        schedule,
+        accuracy_rotation_deg=float(rotation.min()),
+        accuracy_translation_angst=float(translation.min()),
+    )
+    return replace(state, halves=halves), schedule
+
+
+def _drawn_axis(seed: int) -> int:
+    """Which angle (and offset) is varied for a particle: RELION draws one of three from its own seed."""
+    return int(np.searchsorted([0.3333, 0.6667], GlibcRandom(seed).uniform(), side="right"))
+
+
+def _order(run: Run, poses: PoseState) -> IntArray:
+    """RELION's order of processing, from which it takes the particles for the accuracies and random classes."""
+    subsets = poses.random_subset if run.config.split_random_halves else None
+    return processing_order(np.arange(len(run.table)), run.seed, 1, subsets, run.table.optics_index)
+
+
+def _with_sampling(run: Run, state: RunState, schedule: ScheduleState) -> tuple[RunState, ScheduleState]:
+    """Refine (auto-refine) or coarsen (classification, on request) the sampling; new directions start from equal odds."""
+    if run.config.auto_refine and state.iteration > 1:
+        decision = refined_sampling(run.policy, schedule, state.sampling)
+    elif run.config.allow_coarser_sampling and not run.config.auto_refine:
+        decision = coarser_sampling(run.policy, schedule, state.sampling)
+    else:
+        return state, schedule
+    halves = state.halves
+    if decision.directions_changed:
+        sampling = decision.sampling
+        grid = angular_grid(sampling.healpix_order, sampling.symmetry, sampling.psi_step_deg, sampling.limit_tilt_deg)
+        count = len(grid.directions_deg)
+        halves = [
+            replace(half, pdf_direction=np.repeat(half.pdf_class[:, None] / count, count, axis=1)) for half in halves
+        ]
+    if decision.local_sigma_deg is not None:
+        variance = decision.local_sigma_deg**2
+        halves = [
+            replace(
+                half,
+                orientational_prior_mode=1,
+                sigma2_rot_deg2=variance,
+                sigma2_tilt_deg2=variance,
+                sigma2_psi_deg2=variance,
+            )
+            for half in halves
+        ]
+    return replace(state, halves=halves, sampling=decision.sampling), decision.schedule
+
+
+def _announce(run: Run, state: RunState, schedule: ScheduleState) -> None:
+    sampling = state.sampling
+    run.events.emit(
+        IterationStarted(
+            iteration=state.iteration,
+            particles=len(run.table),
+            resolution_angst=1.0 / max(schedule.current_resolution, 1e-6),
+            current_size_px=schedule.current_size,
+            healpix_order=sampling.healpix_order,
+            angular_step_deg=angular_step_deg(sampling.healpix_order, run.policy.oversampling),
+            offset_range_angst=sampling.offset_range_angst,
+            offset_step_angst=sampling.offset_step_angst,
+            local=state.halves[0].orientational_prior_mode == 1,
+        )
+    )
+
+
+def _expectation(run: Run, state: RunState, models: list[Model]) -> tuple[list[Accumulators], PoseState]:
+    """E-step of every half; the new poses of all particles."""
+    poses, sums, done = _copied(state.poses), [], 0
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done += count
+        run.events.emit(UnitFinished(done, len(run.table)))
+
+    only_class = _class_restriction(run, state)
+    for half, model, rows in zip(state.halves, models, half_members(run, state.poses), strict=True):
+        search = pose_search(run, half, state.sampling, state.iteration)
+        total, assignments = run_units(run, model, search, state.poses, only_class, rows, progress)
+        sums.append(total)
+        for assignment in assignments:
+            _assign(poses, assignment)
+    return sums, poses
+
+
+def _class_restriction(run: Run, state: RunState) -> IntArray:
+    """Classes that grow from one reference start from one random class a particle (after the iteration by CC, if any)."""
+    free = np.full(len(run.table), -1)
+    if not run.grows_classes:
+        return free
+    by_correlation = run.config.firstiter_cc
+    if by_correlation and state.iteration == 1:
+        return np.zeros(len(run.table), dtype=np.int64)
+    if state.iteration == (2 if by_correlation else 1):
+        return random_classes(_order(run, state.poses), run.classes, run.seed) - 1
+    return free
+
+
+def _copied(poses: PoseState) -> PoseState:
+    return PoseState(**{name: values.copy() for name, values in vars(poses).items()})
+
+
+def _assign(poses: PoseState, assignment: Assignment) -> None:
+    row = assignment.index
+    poses.angles_deg[row] = assignment.angles_deg
+    poses.origins_angst[row] = assignment.origin_angst
+    poses.class_number[row] = assignment.class_index + 1
+    poses.log_likelihood[row] = assignment.log_likelihood
+    poses.pmax[row] = assignment.pmax
+    poses.significant_samples[row] = assignment.significant_samples
+
+
+def _with_changes(run: Run, state: RunState, schedule: ScheduleState, poses: PoseState) -> ScheduleState:
+    angles = angular_distance(state.poses.angles_deg, poses.angles_deg, run.symmetry[0])
+    return with_changes(
+        run.policy,
+        schedule,
+        state.sampling,
+        float(angles.mean()),
+        offset_change_angst(state.poses, poses),
+        class_change(state.poses, poses),
+    )
+
+
+def _maximize_classes(
+    run: Run,
+    state: RunState,
+    sums: Accumulators,
+    schedule: ScheduleState,
+    transforms: list[npt.NDArray[np.complex128]],
+    cross_correlation: bool,
+) -> HalfModel:
+    tau2 = run.fixed_tau2
+    if tau2 is None:
+        r_max = schedule.current_size // 2
+        tau2 = np.stack([tau2_from_reference(each, run.box, run.config.pad, r_max) for each in transforms])
+    return maximize_classes(run, state.halves[0], sums, schedule, tau2, cross_correlation)
+
+
+def _copy_first_class(model: HalfModel) -> None:
+    """Classes that grow from one reference all continue from the first map."""
+    classes = len(model.pdf_class)
+    for spectrum in (model.tau2, model.ssnr, model.sigma2_ref, model.fourier_coverage, model.references):
+        spectrum[:] = spectrum[:1]
+    model.pdf_class = np.full(classes, model.pdf_class[0] / classes)
+    model.pdf_direction = np.repeat(model.pdf_direction[:1] / classes, classes, axis=0)
+
+
+def _report(run: Run, state: RunState) -> None:
+    schedule = state.schedule
+    run.events.emit(
+        IterationFinished(
+            iteration=state.iteration,
+            resolution_angst=1.0 / max(schedule.current_resolution, 1e-6),
+            changes_angles_deg=schedule.changes_orientations_deg,
+            changes_offsets_angst=schedule.changes_offsets_angst,
+            changes_classes=schedule.changes_classes,
+            accuracy_rotation_deg=schedule.accuracy_rotation_deg,
+            accuracy_translation_angst=schedule.accuracy_translation_angst,
+            average_pmax=state.halves[0].average_pmax,
+        )
+    )

@@ -1,0 +1,212 @@
+"""What stays the same during a refinement: its configuration, particles, masks and rules."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.backend import Backend, cpu_backend, cuda_backend
+from kernels.likelihood import Mask, Rules
+from kernels.masks import soft_sphere
+from kernels.symmetry import operators
+from runner.errors import InputError, UsageError
+from runner.execute.images import CtfVolumes
+from runner.formats.mrc import read_mrc
+from runner.formats.particles import read_particles
+from runner.formats.star import read_star
+from runner.model.particles import ParticleTable
+from runner.plan.config import RefineConfig
+from runner.plan.schedule import SchedulePolicy
+from runner.report.events import Events
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The constant part of a refinement.
+
+    Attributes
+    ----------
+    box, voxel_size_angst : of the model, in voxels and Angstrom; diameter_angst : of the spherical mask.
+    symmetry : point-group operators (g, 3, 3) of each class.
+    solvent, solvent_mean : (N, N, N) masks by which references are flattened, or None.
+    seed : the random seed in force; ctfs : CTF volumes, None without ``--ctf``.
+    grows_classes : several classes start from one reference; fixed_tau2 : (K, S) signal spectra to keep, or None.
+    """
+
+    config: RefineConfig
+    table: ParticleTable
+    box: int
+    voxel_size_angst: float
+    diameter_angst: float
+    policy: SchedulePolicy
+    rules: Rules
+    backend: Backend
+    symmetry: list[FloatArray]
+    mask: Mask
+    solvent: FloatArray | None
+    solvent_mean: FloatArray | None
+    ctfs: CtfVolumes | None
+    seed: int
+    grows_classes: bool
+    fixed_tau2: FloatArray | None
+    events: Events
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.symmetry)
+
+    @property
+    def shells(self) -> int:
+        """Number of shells ``N/2 + 1``."""
+        return self.box // 2 + 1
+
+    @property
+    def use_scale(self) -> bool:
+        """Whether group scales are estimated: they need more than one group."""
+        return self.config.scale and len(self.table.group_names) > 1
+
+
+def open_run(config: RefineConfig, events: Events, references: int) -> Run:
+    """Read the particle table and the masks and settle what the flags leave open.
+
+    Parameters
+    ----------
+    references : number of initial maps; with one map and ``--K`` above 1 all classes grow from it.
+
+    Raises
+    ------
+    InputError, UsageError
+        The inputs contradict each other or the flags.
+    """
+    if references > 1 and config.K not in (1, references):
+        raise UsageError(f"--K {config.K}: --ref {config.ref} lists {references} maps; give as many classes as maps")
+    classes = max(config.K, references)
+    table = read_particles(config.i)
+    for note in table.notes:
+        events.note(note)
+    box, voxel_size = _common_sampling(table)
+    diameter = config.particle_diameter if config.particle_diameter > 0 else (box - config.maskedge) * voxel_size
+    if diameter > box * voxel_size:
+        raise UsageError(
+            f"--particle_diameter {diameter:g}: the box is only {box * voxel_size:g} A wide; "
+            f"give at most {(box - 2 * config.maskedge) * voxel_size:g} so that background is left around the particle"
+        )
+    seed = config.random_seed if config.random_seed >= 0 else int(time.time())
+    return Run(
+        config=config,
+        table=table,
+        box=box,
+        voxel_size_angst=voxel_size,
+        diameter_angst=diameter,
+        policy=_policy(config, box, voxel_size, diameter),
+        rules=Rules.relion() if config.relion_parity else Rules(),
+        backend=_backend(config, events),
+        symmetry=_symmetry(config.sym, classes),
+        mask=Mask(diameter / (2 * voxel_size), config.maskedge, config.zero_mask, seed),
+        solvent=_solvent(config, box, voxel_size, diameter),
+        solvent_mean=_read_mask(config.solvent_mask2, box, "--solvent_mask2") if config.solvent_mask2 else None,
+        ctfs=CtfVolumes(table) if config.ctf else None,
+        seed=seed,
+        grows_classes=references == 1 and classes > 1,
+        fixed_tau2=_fixed_tau2(config, classes, box // 2 + 1) if config.tau else None,
+        events=events,
+    )
+
+
+def _common_sampling(table: ParticleTable) -> tuple[int, float]:
+    """Box and voxel size, which all optics groups in use must share."""
+    used = [table.optics[index] for index in sorted(set(table.optics_index.tolist()))]
+    first = used[0]
+    for optics in used[1:]:
+        if optics.image_size != first.image_size or abs(optics.pixel_size_angst - first.pixel_size_angst) > 1e-3:
+            raise InputError(
+                f"{table.source}: optics group {optics.name} has {optics.image_size} voxels of {optics.pixel_size_angst:g} A, "
+                f"{first.name} has {first.image_size} of {first.pixel_size_angst:g} A; extract all particles alike"
+            )
+    if first.image_size % 2:
+        raise InputError(
+            f"{table.source}: boxes of {first.image_size} voxels are odd; extract the particles with an even box"
+        )
+    return first.image_size, first.pixel_size_angst
+
+
+def _policy(config: RefineConfig, box: int, voxel_size: float, diameter: float) -> SchedulePolicy:
+    return SchedulePolicy(
+        box_size=box,
+        pixel_size_angst=voxel_size,
+        particle_diameter_angst=diameter,
+        split_halves=config.split_random_halves,
+        ini_high_angst=config.ini_high,
+        firstiter_cc=config.firstiter_cc,
+        oversampling=0 if config.skip_align else config.oversampling,
+        auto_local_healpix_order=config.auto_local_healpix_order,
+        strict_highres_exp_angst=config.strict_highres_exp,
+        coarse_size=config.coarse_size,
+        auto_ignore_angles=config.auto_ignore_angles,
+        auto_resol_angles=config.auto_resol_angles,
+        allow_coarser_sampling=config.allow_coarser_sampling,
+        minimum_angular_sampling_deg=config.minimum_angular_sampling,
+        maximum_angular_sampling_deg=config.maximum_angular_sampling,
+        minimum_resolution_shell=config.minres_map,
+    )
+
+
+def _backend(config: RefineConfig, events: Events) -> Backend:
+    """RELION's CPU code computes in double precision, so parity does; otherwise single precision is enough."""
+    memory = int(config.memory * 2**30 / max(1, config.j))
+    precision = "float64" if config.relion_parity else "float32"
+    if config.gpu is not None:
+        try:
+            return cuda_backend(precision)
+        except RuntimeError as error:
+            events.warn(f"--gpu: {error}; going on with the CPU")
+    return cpu_backend(precision, memory)
+
+
+def _symmetry(names: str, classes: int) -> list[FloatArray]:
+    """Operators per class from ``C1`` or ``C1,D2``."""
+    given = [name.strip() for name in names.split(",")]
+    if len(given) not in (1, classes):
+        raise UsageError(f"--sym {names}: {len(given)} point groups for {classes} classes; give one, or one a class")
+    try:
+        groups = [operators(name) for name in given]
+    except ValueError as error:
+        raise UsageError(f"--sym {names}: {error}") from error
+    return groups * (classes // len(groups)) if len(groups) == 1 else groups
+
+
+def _solvent(config: RefineConfig, box: int, voxel_size: float, diameter: float) -> FloatArray | None:
+    if config.solvent_mask:
+        return _read_mask(config.solvent_mask, box, "--solvent_mask")
+    if not config.flatten_solvent:
+        return None
+    return soft_sphere(box, diameter / (2 * voxel_size), config.maskedge)
+
+
+def _fixed_tau2(config: RefineConfig, classes: int, shells: int) -> FloatArray:
+    """The spectrum of ``--tau`` for every class; shells that the file does not list are zero."""
+    for block in read_star(config.tau).blocks.values():
+        if {"rlnSpectralIndex", "rlnReferenceTau2"} <= block.columns.keys():
+            tau2 = np.zeros(shells)
+            for index, value in zip(block.columns["rlnSpectralIndex"], block.columns["rlnReferenceTau2"], strict=True):
+                if int(index) < shells:
+                    tau2[int(index)] = float(value)
+            return np.repeat(tau2[None], classes, axis=0)
+    raise InputError(f"--tau {config.tau}: no table with rlnSpectralIndex and rlnReferenceTau2; give a model STAR file")
+
+
+def _read_mask(url: str, box: int, flag: str) -> FloatArray:
+    mask = read_mrc(url).data.astype(np.float64)
+    if mask.shape != (box,) * 3:
+        raise InputError(f"{flag} {url}: the mask has {mask.shape[::-1]} voxels, the particles {box}; make it in their box")
+    if not (mask.min() >= 0 and mask.max() <= 1):
+        raise InputError(
+            f"{flag} {url}: values run from {mask.min():g} to {mask.max():g}; a mask must lie between 0 and 1"
+        )
+    return mask
