@@ -19,6 +19,7 @@ _VERSION = re.compile(r"#\s*version\s+(\d+)", re.IGNORECASE)
 _TOKEN = re.compile(
     r"""\s*(?:(?P<comment>\#.*)|(?P<quote>["'])(?P<quoted>.*?)(?P=quote)(?=\s|$)|(?P<bare>\S+))""", re.ASCII
 )
+_PLAIN = re.compile(r"[!$-&(-~\s]*", re.ASCII)  # neither quotes nor comments
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf)", re.IGNORECASE)
 _RESERVED = re.compile(r"""data_|loop_|save_|stop_|global_|[_#;"'$]""", re.IGNORECASE)
@@ -86,8 +87,6 @@ class _Parser:
         self.result = result
         self.source = source
         self.block: StarBlock | None = None
-        self.labels: list[str] = []
-        self.rows: list[list[str]] = []
 
     def feed(self, number: int, line: str) -> None:
         if line.startswith(";"):
@@ -110,17 +109,23 @@ class _Parser:
             self._row(number, [value for value, _ in tokens])
 
     def _tokens(self, line: str) -> list[tuple[str, bool]]:
-        tokens = []
+        if _PLAIN.fullmatch(line):
+            return [(token, False) for token in line.split()]
+        tokens: list[tuple[str, bool]] = []
         for match in _TOKEN.finditer(line):
             if match["comment"] is not None:
-                self.result.comments.append(match["comment"][1:].strip())
-                version = _VERSION.match(match["comment"])
-                if version:
-                    self.result.version = max(self.result.version or 0, int(version[1]))
+                if not tokens:
+                    self._comment(match["comment"])
                 break
             quoted = match["quote"] is not None
             tokens.append((match["quoted"] if quoted else match["bare"], quoted))
         return tokens
+
+    def _comment(self, text: str) -> None:
+        self.result.comments.append(text[1:].strip())
+        version = _VERSION.match(text)
+        if version:
+            self.result.version = max(self.result.version or 0, int(version[1]))
 
     def _open(self, number: int, name: str) -> None:
         if name in self.result.blocks:

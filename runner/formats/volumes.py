@@ -38,7 +38,7 @@ def check_first_volumes(table: ParticleTable) -> None:
 def check_particle_header(shape: tuple[int, int, int], voxel_size_angst: float, optics: Optics, where: str) -> None:
     """Compare a particle volume of ``shape`` (z, y, x) with its optics group; ``where`` starts the message.
 
-    The voxel size may differ by one part in a hundred, as tables round it; 0 and 1 in a header mean that it was never set.
+    The voxel size may differ by one part in a hundred, as tables round it; 0 and 1 in a header count as never set.
     """
     size_z, size_y, size_x = shape
     if size_z == 1:
@@ -49,8 +49,8 @@ def check_particle_header(shape: tuple[int, int, int], voxel_size_angst: float, 
         raise InputError(f"{where}: an odd box of {size_x} voxels; cut subtomograms with an even box")
     if size_x != optics.image_size:
         raise InputError(
-            f"{where}: a box of {size_x} voxels, but rlnImageSize of optics group {optics.group} is {optics.image_size}; "
-            "correct the optics table or give these particles a group of their own"
+            f"{where}: a box of {size_x} voxels, but rlnImageSize of group {optics.group} is {optics.image_size}; "
+            "correct the table or give these particles a group of their own"
         )
     difference = abs(voxel_size_angst - optics.pixel_size_angst)
     if voxel_size_angst not in _UNSET_VOXEL_SIZES and difference > _TOLERANCE * optics.pixel_size_angst:
@@ -61,7 +61,7 @@ def check_particle_header(shape: tuple[int, int, int], voxel_size_angst: float, 
 
 
 def check_ctf_shape(shape: tuple[int, int, int], optics: Optics, where: str) -> None:
-    """Refuse a CTF volume whose ``shape`` (z, y, x) is neither the centred cube nor the half layout of its particles."""
+    """Refuse a CTF volume whose ``shape`` (z, y, x) is neither the centred cube nor the half layout of a particle."""
     size = optics.image_size
     half = (size, size, size // 2 + 1)
     if shape in ((size, size, size), half):
