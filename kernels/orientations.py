@@ -1,7 +1,7 @@
 """Orientations: Euler angles and matrices, the HEALPix grid of poses, its oversampling and its random perturbation.
 
-Euler angles are RELION's (rot, tilt, psi), degrees, ZYZ.  The pose matrix ``A`` acts on column vectors x, y, z; its third row
-is the viewing direction, and a particle is ``reference(A^-1 (p + origin))``.
+Euler angles are RELION's (rot, tilt, psi), degrees, ZYZ.  The pose matrix ``A`` acts on column vectors x, y, z; its
+third row is the viewing direction, and a particle is ``reference(A^-1 (p + origin))``.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import healpix  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 
-from kernels.symmetry import canonical_name, direction_vectors
+from kernels.healpix_nest import child_offsets, pixel_centres
+from kernels.symmetry import asymmetric_directions, canonical_name, direction_vectors
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -58,8 +58,8 @@ def matrix_to_euler(matrices: npt.ArrayLike) -> FloatArray:
 
     Returns
     -------
-    float64 (..., 3) rot, tilt, psi in degrees; rot and psi in (-180, 180], tilt in [0, 180].  Where the sine of tilt is below
-    16 float32 epsilons, rot is 0, tilt 0 or 180 and psi holds the whole in-plane rotation.
+    float64 (..., 3) rot, tilt, psi in degrees; rot and psi in (-180, 180], tilt in [0, 180].  Where the sine of tilt is
+    not above 16 float32 epsilons, rot is 0, tilt 0 or 180 and psi holds the whole in-plane rotation.
     """
     a = np.asarray(matrices, dtype=np.float64) + 0.0  # no negative zeros, for which arctan2 would return -180
     sin_tilt = np.hypot(a[..., 0, 2], a[..., 1, 2])
@@ -116,12 +116,6 @@ def angular_step_deg(healpix_order: int, oversampling: int = 0) -> float:
     return 360.0 / float(6 * 2 ** (healpix_order + oversampling))
 
 
-def _pixel_directions(nside: int, pixels: IntArray) -> FloatArray:
-    """Centres of NEST pixels: (..., 2) rot in (-180, 180] and tilt, degrees."""
-    theta, phi = healpix.pix2ang(nside, pixels, nest=True)
-    return np.stack([wrap_deg(np.rad2deg(phi)), np.rad2deg(theta)], axis=-1)
-
-
 def angular_grid(
     healpix_order: int, symmetry: str = "C1", psi_step_deg: float | None = None, limit_tilt_deg: float = -91.0
 ) -> AngularGrid:
@@ -136,7 +130,7 @@ def angular_grid(
 
     Raises
     ------
-    ValueError : unknown group, negative order, psi step not positive.
+    ValueError : unknown group, negative order, psi step not positive, or no direction left (I2 and I3 below order 2).
     """
     if healpix_order < 0:
         raise ValueError(f"healpix order must be 0 or more, got {healpix_order}")
@@ -144,26 +138,27 @@ def angular_grid(
     if not step > 0:
         raise ValueError(f"psi step must be positive, got {step}")
     n_psi = int(np.ceil(360.0 / step))
-    nside = 2**healpix_order
-    pixels = np.arange(12 * nside**2, dtype=np.int64)
-    directions = _pixel_directions(nside, pixels)
+    directions = pixel_centres(healpix_order, np.arange(12 * 4**healpix_order))
+    pixels = asymmetric_directions(symmetry, healpix_order)
+    pixels = pixels[_within_tilt_limit(directions[pixels, 1], limit_tilt_deg)]
+    if pixels.size == 0:
+        raise ValueError(
+            f"no direction of HEALPix order {healpix_order} is left with symmetry {symmetry} and tilt limit "
+            f"{limit_tilt_deg:g}: use a higher order or a wider tilt limit"
+        )
     return AngularGrid(
         healpix_order=healpix_order,
         symmetry=canonical_name(symmetry),
-        directions_deg=directions,
+        directions_deg=directions[pixels],
         pixel_index=pixels,
         psi_deg=np.arange(n_psi, dtype=np.float64) * (360.0 / n_psi),
         psi_step_deg=360.0 / n_psi,
     )
 
 
-def _child_pixel_offsets(oversampling: int) -> IntArray:
-    """NEST offsets of the ``4**q`` children of a pixel, y outer and x inner (x on the even bits, y on the odd bits)."""
-    index = np.arange(2**oversampling, dtype=np.int64)
-    spread = np.zeros_like(index)
-    for bit in range(oversampling):
-        spread |= ((index >> bit) & 1) << (2 * bit)
-    return (2 * spread[:, None] + spread).ravel()
+def _within_tilt_limit(tilt_deg: FloatArray, limit_deg: float) -> npt.NDArray[np.bool_]:
+    folded = np.minimum(tilt_deg, 180.0 - tilt_deg)
+    return folded >= limit_deg if limit_deg > 0 else folded <= -limit_deg
 
 
 def children_directions(grid: AngularGrid, direction_index: npt.ArrayLike, oversampling: int) -> FloatArray:
@@ -171,7 +166,7 @@ def children_directions(grid: AngularGrid, direction_index: npt.ArrayLike, overs
 
     Parameters
     ----------
-    direction_index : integers (...,) into ``grid.directions_deg``.
+    direction_index : integers (...) into ``grid.directions_deg``.
     oversampling : q; every direction has ``4**q`` children.
 
     Returns
@@ -179,12 +174,12 @@ def children_directions(grid: AngularGrid, direction_index: npt.ArrayLike, overs
     float64 (..., 4**q, 2) rot and tilt in degrees, pixel rows outer.  The coarse direction is not among them for q > 0.
     """
     pixels = grid.pixel_index[np.asarray(direction_index)]
-    children = pixels[..., None] * 4**oversampling + _child_pixel_offsets(oversampling)
-    return _pixel_directions(2 ** (grid.healpix_order + oversampling), children)
+    children = pixels[..., None] * 4**oversampling + child_offsets(oversampling)
+    return pixel_centres(grid.healpix_order + oversampling, children)
 
 
 def children_psi(grid: AngularGrid, psi_index: npt.ArrayLike, oversampling: int) -> FloatArray:
-    """In-plane angles inside coarse in-plane steps: float64 (..., 2**q) degrees for integers (...,) into ``grid.psi_deg``."""
+    """In-plane angles inside coarse steps: float64 (..., 2**q) degrees for integers (...) into ``grid.psi_deg``."""
     psi = grid.psi_deg[np.asarray(psi_index)]
     children: FloatArray = psi[..., None] + _centred_fractions(oversampling) * grid.psi_step_deg
     return children
@@ -215,7 +210,7 @@ def perturb(matrices: npt.ArrayLike, perturbation: float, step_deg: float) -> Fl
     return turned
 
 
-def angular_distance(angles_a_deg: npt.ArrayLike, angles_b_deg: npt.ArrayLike, group: npt.NDArray[np.float64]) -> FloatArray:
+def angular_distance(angles_a_deg: npt.ArrayLike, angles_b_deg: npt.ArrayLike, group: FloatArray) -> FloatArray:
     """RELION's distance between orientations: the mean angle between corresponding axes, least over symmetry copies.
 
     Parameters

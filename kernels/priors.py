@@ -1,4 +1,4 @@
-"""Gaussian priors on the orientation of one particle: which poses of the coarse grid a local search visits, with what weight."""
+"""Gaussian priors on the orientation of one particle: the poses a local search visits, and their weights."""
 
 from __future__ import annotations
 
@@ -43,24 +43,32 @@ def local_prior(
 ) -> LocalPrior:
     """Coarse orientations within three sigmas of a prior orientation, with Gaussian weights.
 
-    RELION's rule (``polar_safe=False``): the direction nearest to the prior over its symmetry copies counts by its distance,
-    with the larger of the rot and tilt sigmas; psi counts by its plain difference from the prior psi, whatever the direction
-    and the symmetry copy.  Near tilt 0 and 180, and for symmetric copies, this drops orientations close to the prior.
+    RELION's rule (``polar_safe=False``): of a direction the symmetry copy nearest to the prior counts, by its distance
+    and the larger of the rot and tilt sigmas; psi counts by its plain difference from the prior psi, whatever the
+    direction and the symmetry copy.  Near tilt 0 and 180, and for symmetric copies, this drops orientations close to
+    the prior.
 
-    With ``polar_safe=True`` psi is compared after the in-plane angle of the prior was carried along the great circle to the
-    (symmetry copy of the) direction, for every symmetry copy within reach.  Both rules agree at tilt 90 without symmetry.
+    With ``polar_safe=True`` psi is compared after the in-plane angle of the prior was carried along the great circle to
+    the (symmetry copy of the) direction, for every symmetry copy within reach, so that neither the choice of rot at the
+    poles nor that of the copy matters.  Without symmetry both rules agree at tilt 90.
 
     Parameters
     ----------
     angles_prior_deg : (3,) rot, tilt, psi of the prior centre.
-    sigma_rot_deg, sigma_tilt_deg, sigma_psi_deg : standard deviations; 0 (or less) sets no prior on that angle.  With only one
-        of rot and tilt set, that angle alone is compared and ``polar_safe`` changes nothing.
+    sigma_rot_deg, sigma_tilt_deg, sigma_psi_deg : standard deviations; 0 (or less) sets no prior on that angle.  With
+        only one of rot and tilt set, that angle alone is compared and ``polar_safe`` changes nothing.
 
     Returns
     -------
     LocalPrior : never empty; where nothing lies within three sigmas, the single nearest direction or psi has weight 1.
+
+    Raises
+    ------
+    ValueError : the prior is not three finite angles.
     """
     prior = np.asarray(angles_prior_deg, dtype=np.float64)
+    if prior.shape != (3,) or not np.isfinite(prior).all():
+        raise ValueError(f"a prior orientation is three finite angles rot, tilt, psi, got {prior.tolist()}")
     both = sigma_rot_deg > 0 and sigma_tilt_deg > 0
     if polar_safe and both and sigma_psi_deg > 0:
         return _transported_prior(grid, prior, max(sigma_rot_deg, sigma_tilt_deg), sigma_psi_deg)
@@ -73,14 +81,14 @@ def local_prior(
     )
 
 
-def _circular_distance(angles_deg: FloatArray, centre_deg: float) -> FloatArray:
+def _circular_distance(angles_deg: FloatArray, centre_deg: float | FloatArray) -> FloatArray:
     """Distance on the circle, in [0, 180] degrees."""
     distance = np.abs(angles_deg - centre_deg) % 360.0
     return np.minimum(distance, 360.0 - distance)
 
 
 def _within(distance_deg: FloatArray, sigma_deg: float) -> tuple[IntArray, FloatArray]:
-    """Indices closer than three sigmas (strictly) and their Gaussian weights, normalised to sum 1; else the nearest one.
+    """Indices closer than three sigmas (strictly) and their Gaussian weights, of sum 1; else the nearest one.
 
     A sigma that is not positive keeps everything with weight 1.
     """
@@ -93,6 +101,16 @@ def _within(distance_deg: FloatArray, sigma_deg: float) -> tuple[IntArray, Float
     return index, weight / weight.sum()
 
 
+def _near(cosine: FloatArray, sigma_deg: float) -> tuple[IntArray, FloatArray]:
+    """What :func:`_within` gives for the angles of which the cosines (n,) are given."""
+    cutoff = np.deg2rad(min(_CUTOFF_SIGMAS * sigma_deg, 180.0))
+    index = np.flatnonzero(cosine > np.cos(cutoff) - 1e-9)
+    if index.size == 0:
+        index = np.array([int(np.argmax(cosine))])
+    kept, weight = _within(np.rad2deg(np.arccos(np.clip(cosine[index], -1.0, 1.0))), sigma_deg)
+    return index[kept], weight
+
+
 def _direction_prior(
     grid: AngularGrid, prior: FloatArray, sigma_rot_deg: float, sigma_tilt_deg: float
 ) -> tuple[IntArray, FloatArray]:
@@ -101,8 +119,7 @@ def _direction_prior(
     if sigma_rot_deg > 0 and sigma_tilt_deg > 0:
         # v S . p = v . (p S^T): compare the grid with every copy of the prior direction
         targets = euler_to_matrix(prior)[2] @ group.transpose(0, 2, 1)
-        cosine = (grid.vectors @ targets.T).max(axis=1)
-        return _within(np.rad2deg(np.arccos(np.clip(cosine, -1.0, 1.0))), max(sigma_rot_deg, sigma_tilt_deg))
+        return _near((grid.vectors @ targets.T).max(axis=1), max(sigma_rot_deg, sigma_tilt_deg))
     if not (sigma_rot_deg > 0 or sigma_tilt_deg > 0):
         return _within(np.zeros(len(grid.vectors)), 0.0)
     copies = np.einsum("di,gij->gdj", grid.vectors, group)
@@ -116,15 +133,8 @@ def _direction_prior(
 def _transported_prior(grid: AngularGrid, prior: FloatArray, sigma_deg: float, sigma_psi_deg: float) -> LocalPrior:
     """Pairs within reach of the prior or of one of its symmetry copies, psi measured along the great circle."""
     poses = euler_to_matrix(prior) @ operators(grid.symmetry).transpose(0, 2, 1)
-    cosine = grid.vectors @ poses[:, 2].T
-    direction, copy = np.nonzero(cosine > np.cos(np.deg2rad(min(_CUTOFF_SIGMAS * sigma_deg, 180.0))) - 1e-9)
-    if direction.size == 0:
-        nearest = np.unravel_index(int(np.argmax(cosine)), cosine.shape)
-        direction, copy = np.array([nearest[0]]), np.array([nearest[1]])
-    tilt_distance = np.rad2deg(np.arccos(np.clip(cosine[direction, copy], -1.0, 1.0)))
-    kept, hit_weight = _within(tilt_distance, sigma_deg)
-    direction, copy = direction[kept], copy[kept]
-
+    hits, hit_weight = _near((grid.vectors @ poses[:, 2].T).ravel(), sigma_deg)
+    direction, copy = np.divmod(hits, len(poses))
     rot, tilt = np.moveaxis(grid.directions_deg[direction], -1, 0)
     at_zero_psi = euler_to_matrix(np.stack([rot, tilt, np.zeros_like(rot)], axis=-1))
     # psi of the grid direction whose residual rotation from the prior pose has no component about the viewing direction
@@ -139,13 +149,13 @@ def _collect_pairs(
     """Pairs of every direction with the psi near its own centre; pairs reached through several copies are added up."""
     n_psi, step = grid.psi_deg.size, grid.psi_step_deg
     reach = min(int(np.ceil(_CUTOFF_SIGMAS * sigma_psi_deg / step)), n_psi // 2)
-    offsets = np.arange(-reach, reach + 1)[: n_psi]
-    nearest = np.rint(centre_psi_deg / step).astype(np.int64)
-    distance = np.abs((nearest[:, None] + offsets) * step - centre_psi_deg[:, None])
+    offsets = np.arange(-reach, reach + 1)[:n_psi]
+    psi_index = (np.rint(centre_psi_deg / step).astype(np.int64)[:, None] + offsets) % n_psi
+    distance = _circular_distance(grid.psi_deg[psi_index], centre_psi_deg[:, None])
     weight = np.exp(-0.5 * (distance / sigma_psi_deg) ** 2) * (distance < _CUTOFF_SIGMAS * sigma_psi_deg)
-    weight[:, reach] += weight.sum(axis=1) == 0  # nothing within reach: the nearest psi
+    weight[:, reach] += weight.sum(axis=1) == 0  # nothing within the cut-off: the nearest psi, which has offset 0
     weight *= (hit_weight / weight.sum(axis=1))[:, None]
-    key = direction[:, None] * n_psi + (nearest[:, None] + offsets) % n_psi
+    key = direction[:, None] * n_psi + psi_index
     used = weight > 0
     pairs, inverse = np.unique(key[used], return_inverse=True)
     total = np.zeros(pairs.size)
