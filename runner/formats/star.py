@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _VERSION = re.compile(r"#\s*version\s+(\d+)", re.IGNORECASE)
-_TOKEN = re.compile(
-    r"""\s*(?:(?P<comment>\#.*)|(?P<quote>["'])(?P<quoted>.*?)(?P=quote)(?=\s|$)|(?P<bare>\S+))""", re.ASCII
-)
+_COMMENT = re.compile(r"\s*(#.*)", re.ASCII)
+_TOKEN = re.compile(r"""\s*(?:(?P<quote>["'])(?P<quoted>.*?)(?P=quote)(?=\s|$)|(?P<bare>\S+))""", re.ASCII)
 _PLAIN = re.compile(r"[!$-&(-~\s]*", re.ASCII)  # neither quotes nor comments
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf)", re.IGNORECASE)
@@ -112,14 +111,24 @@ class _Parser:
         if _PLAIN.fullmatch(line):
             return [(token, False) for token in line.split()]
         tokens: list[tuple[str, bool]] = []
-        for match in _TOKEN.finditer(line):
-            if match["comment"] is not None:
+        position = 0
+        while match := _TOKEN.match(line, position):
+            comment = _COMMENT.match(line, position)
+            if comment and not self._lacks_values(tokens):
                 if not tokens:
-                    self._comment(match["comment"])
+                    self._comment(comment[1])
                 break
             quoted = match["quote"] is not None
             tokens.append((match["quoted"] if quoted else match["bare"], quoted))
+            position = match.end()
         return tokens
+
+    def _lacks_values(self, tokens: list[tuple[str, bool]]) -> bool:
+        """Whether a row has begun and is not complete: RELION writes a name that starts with ``#`` without quotes."""
+        if self.block is None or not self.block.loop or not tokens:
+            return False
+        first, quoted = tokens[0]
+        return (quoted or not first.startswith(("_", "data_", "loop_"))) and len(tokens) < len(self.block.columns)
 
     def _comment(self, text: str) -> None:
         self.result.comments.append(text[1:].strip())

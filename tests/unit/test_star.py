@@ -71,6 +71,8 @@ def test_list_with_an_empty_and_a_quoted_value():
 def test_a_hash_inside_a_value_is_no_comment():
     block = parse_star("data_\nloop_\n_rlnImageName\nTS#1.mrc\n").blocks[""]
     assert block.columns["rlnImageName"] == ["TS#1.mrc"]
+    block = parse_star("data_\nloop_\n_a\n_b #2\n1 #1 # one\n2 '#2' # two\n# three\n").blocks[""]
+    assert block.columns == {"a": ["1", "2"], "b": ["#1", "#2"]}
 
 
 def test_blank_lines_and_tabs_between_rows():
