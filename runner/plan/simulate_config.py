@@ -86,13 +86,13 @@ class DemoConfig:
     """What ``tomoburst demo`` is asked to do."""
 
     o: str = flag("tomoburst_demo", "output folder; it is created", section=_OUTPUT)
-    j: int = flag(1, "threads; the results do not depend on it", section=_OUTPUT)
+    j: int = flag(-1, "threads (-1: one for each core); the results do not depend on it", section=_OUTPUT)
     random_seed: int = flag(1, "seed of the random numbers", section=_PARTICLES, name="--seed")
 
     def validate(self) -> None:
         """Raise `runner.errors.UsageError`, in one line, when the flags cannot work."""
         _require(bool(self.o), "--o is empty: give an output folder")
-        _require(self.j >= 1, f"--j {self.j}: at least one thread is needed")
+        _require(self.j >= 1 or self.j == -1, f"--j {self.j}: at least one thread is needed, or -1 for every core")
         _require(self.random_seed >= 0, f"--seed {self.random_seed}: must not be negative")
 
 
