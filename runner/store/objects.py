@@ -75,7 +75,7 @@ def exists(url: str) -> bool:
     filesystem, path = _filesystem(url)
     try:
         return bool(filesystem.exists(path))
-    except OSError as error:
+    except Exception as error:  # drivers raise their own classes, for missing credentials for instance
         raise StorageError(f"{url}: the store does not answer ({_reason(error)})") from error
 
 
@@ -96,7 +96,7 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None) -> by
         raise InputError(f"{url}: no such file") from error
     except IsADirectoryError as error:
         raise InputError(f"{url}: is a folder, a file was expected") from error
-    except OSError as error:
+    except Exception as error:  # drivers raise their own classes, for missing credentials for instance
         raise StorageError(f"{url}: cannot be read ({_reason(error)})") from error
 
 
@@ -200,3 +200,5 @@ def _listing(folder: str) -> set[str] | None:
         return set()
     except (OSError, NotImplementedError):
         return None
+    except Exception as error:  # drivers raise their own classes, for missing credentials for instance
+        raise StorageError(f"{folder}: the store does not answer ({_reason(error)})") from error

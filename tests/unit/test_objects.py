@@ -86,6 +86,23 @@ def test_unwritable_and_unknown_places(tmp_path):
         objects.read_bytes("nosuchscheme://x")
 
 
+def test_whatever_a_driver_raises_becomes_one_line(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("Unable to locate\ncredentials")
+
+    for method in ("exists", "cat_file", "pipe_file", "ls"):
+        monkeypatch.setattr(f"fsspec.implementations.memory.MemoryFileSystem.{method}", refuse)
+    calls = [
+        lambda: objects.exists("memory://b/x"),
+        lambda: objects.read_bytes("memory://b/x"),
+        lambda: objects.write_bytes("memory://b/x", b""),
+        lambda: objects.resolve_all(["x"], "memory://b/y.star", str),
+    ]
+    for call in calls:
+        with pytest.raises(StorageError, match="Unable to locate credentials"):
+            call()
+
+
 def test_files_are_found_beside_the_star_first(tmp_path, monkeypatch):
     project, folder = tmp_path / "project", tmp_path / "project" / "Extract"
     folder.mkdir(parents=True)
