@@ -231,3 +231,10 @@ def test_impossible_flags_are_named(tmp_path: Path, field: str, value: object) -
 def test_impossible_demo_flags_are_refused(config: DemoConfig) -> None:
     with pytest.raises(UsageError, match="--"):
         config.validate()
+
+
+def test_output_may_be_any_store() -> None:
+    result = run_simulate(small(Path("memory:"), o="memory://simulated/set", n=2))
+    table = read_particles(result.truth)
+    assert result.particles == "memory://simulated/set/particles.star"
+    assert len(table) == 2
