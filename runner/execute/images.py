@@ -11,11 +11,13 @@ import numpy as np
 from kernels.wedge import half_ctf
 from runner.errors import InputError
 from runner.formats.mrc import read_mrc
+from runner.formats.volumes import check_ctf_shape, check_particle_header
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from runner.model.particles import ParticleTable
+    from runner.formats.mrc import Volume
+    from runner.model.particles import Optics, ParticleTable
 
 DEFAULT_CACHE_BYTES = 2**28
 
@@ -30,24 +32,19 @@ def read_particle_volume(table: ParticleTable, particle: int) -> npt.NDArray[np.
     Raises
     ------
     InputError
-        When the file is missing, truncated or no volume, has another box, holds NaN, or holds one value only.
+        When the file is missing, truncated or no volume, has another box or voxel size than its optics group, or holds
+        NaN or one value only.
     """
-    size = table.optics[table.optics_index[particle]].image_size
+    where = table.describe(particle)
     try:
-        data = read_mrc(table.image_urls[particle]).data
+        volume = read_mrc(table.image_urls[particle])
     except InputError as error:
-        raise InputError(f"{table.describe(particle)}: {error}") from error
-    if data.shape != (size, size, size):
-        raise InputError(
-            f"{table.describe(particle)}: the volume has {_sizes(data.shape)} voxels (x, y, z), the optics table says "
-            f"{size} (rlnImageSize); correct the table or cut the particles to one box"
-        )
-    if float(data.min()) == float(data.max()):
-        raise InputError(
-            f"{table.describe(particle)}: every voxel of the volume is {float(data.min()):g}; "
-            "extract the particle again or leave it out"
-        )
-    return data
+        raise InputError(f"{where}: {error}") from error
+    check_particle_header(_shape(volume), volume.voxel_size_angst, table.optics[table.optics_index[particle]], where)
+    least, greatest = float(volume.data.min()), float(volume.data.max())
+    if least == greatest:
+        raise InputError(f"{where}: every voxel of the volume is {least:g}; extract the particle again or leave it out")
+    return volume.data
 
 
 class CtfVolumes:
@@ -94,28 +91,29 @@ class CtfVolumes:
             if key in self._cached:
                 self._cached.move_to_end(key)
                 return self._cached[key]
-        ctf = self._load(particle, *key)
+        ctf = self._load(particle, optics)
         with self._lock:
             self._cached[key] = ctf
             while len(self._cached) > 1 and sum(kept.nbytes for kept in self._cached.values()) > self._cache_bytes:
                 self._cached.popitem(last=False)
         return ctf
 
-    def _load(self, particle: int, url: str, size: int, squared: bool) -> npt.NDArray[np.float32]:
-        where = f"{self._table.describe(particle)}, rlnCtfImage"
+    def _load(self, particle: int, optics: Optics) -> npt.NDArray[np.float32]:
+        where = f"{self._table.describe(particle)}, rlnCtfImage {self._urls[particle]}"
         try:
-            ctf = half_ctf(read_mrc(url).data, size)
+            volume = read_mrc(self._urls[particle])
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-        except ValueError as error:
-            raise InputError(f"{where} {url}: {error}") from error
+        check_ctf_shape(_shape(volume), optics, where)
+        ctf = half_ctf(volume.data, optics.image_size)
         if not ctf.any():
-            raise InputError(f"{where} {url}: the volume is zero everywhere; no data would be used, make it again")
-        if squared:
+            raise InputError(f"{where}: the volume is zero everywhere; no data would be used, make it again")
+        if optics.ctf_squared:
             ctf = np.sqrt(np.abs(ctf))
         ctf.flags.writeable = False
         return ctf
 
 
-def _sizes(shape_zyx: tuple[int, ...]) -> str:
-    return " x ".join(str(size) for size in reversed(shape_zyx))
+def _shape(volume: Volume) -> tuple[int, int, int]:
+    size_z, size_y, size_x = volume.data.shape
+    return size_z, size_y, size_x
