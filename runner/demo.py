@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.table import Table
 
 from kernels import density, fourier, masks, spectra
 from kernels.poses import PoseErrors, compare_poses
@@ -21,6 +19,7 @@ from runner.plan.simulate_config import DemoConfig, SimulateConfig
 from runner.reconstruct import run_reconstruct
 from runner.refine import run_refine
 from runner.report.events import Events
+from runner.report.table import print_table
 from runner.simulate import Simulation, run_simulate
 from runner.store import objects
 
@@ -159,9 +158,7 @@ def _gold_standard_resolution(model_star: str) -> float:
 
 def show(simulation: Simulation, before: Quality, after: Quality, prefix: str) -> None:
     """Print the table and where the files are, on standard output."""
-    console = Console()
-    table = Table("against the truth", "before", "after", title="tomoburst demo")
-    for label, number, values in (
+    rows = [
         ("median angular error (deg)", ".1f", [np.median(quality.poses.angle_deg) for quality in (before, after)]),
         (
             "median shift error (voxels)",
@@ -169,15 +166,17 @@ def show(simulation: Simulation, before: Quality, after: Quality, prefix: str) -
             [np.median(quality.poses.shift_angst) / VOXEL_ANGST for quality in (before, after)],
         ),
         ("FSC = 0.5 to the true map (A)", ".1f", [quality.resolution_angst for quality in (before, after)]),
-    ):
-        table.add_row(label, *(format(float(value), number) for value in values))
-    console.print(table)
+    ]
     resolution = _gold_standard_resolution(f"{prefix}_model.star")
-    console.print(f"resolution by the two half maps: {resolution:.1f} A; Nyquist: {2 * VOXEL_ANGST:.1f} A")
-    for text, name in (
-        ("refined map", f"{prefix}_class001.mrc"),
-        ("refined poses", f"{prefix}_data.star"),
-        ("true map", simulation.maps[0]),
-        ("particles", simulation.particles),
-    ):
-        console.print(f"{text}: {name}", soft_wrap=True)
+    print_table(
+        "tomoburst demo",
+        ("against the truth", "before", "after"),
+        [(label, *(format(float(value), number) for value in values)) for label, number, values in rows],
+        (
+            f"resolution by the two half maps: {resolution:.1f} A; Nyquist: {2 * VOXEL_ANGST:.1f} A",
+            f"refined map: {prefix}_class001.mrc",
+            f"refined poses: {prefix}_data.star",
+            f"true map: {simulation.maps[0]}",
+            f"particles: {simulation.particles}",
+        ),
+    )

@@ -28,6 +28,7 @@ from runner.report.events import (
     json_line,
 )
 from runner.report.progress import TerminalProgress, open_events, progress_sink
+from runner.report.table import print_table
 
 STARTED = IterationStarted(
     iteration=3,
@@ -168,3 +169,11 @@ def test_terminal_says_when_a_run_did_not_converge() -> None:
     with Events(TerminalProgress(Console(file=stream, force_terminal=True, width=200, color_system=None))) as events:
         events.emit(RunFinished("refine", 5, math.inf, converged=False))
     assert "refine finished · 5 iterations, not converged\n" in stream.getvalue()
+
+
+def test_table_holds_all_rows_and_its_lines_are_not_wrapped() -> None:
+    stream = io.StringIO()
+    print_table("title", ("what", "before"), [("error", "1.5")], ["map: " + 200 * "x", "[kept]"], stream)
+    shown = stream.getvalue()
+    assert all(word in shown for word in ("title", "what", "before", "error", "1.5"))
+    assert "map: " + 200 * "x" + "\n[kept]\n" in shown
