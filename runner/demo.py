@@ -158,12 +158,16 @@ def _gold_standard_resolution(model_star: str) -> float:
 
 def show(simulation: Simulation, before: Quality, after: Quality, prefix: str) -> None:
     """Print the table and where the files are, on standard output."""
-    rows = [
-        ("median angular error (deg)", ".1f", [np.median(quality.poses.angle_deg) for quality in (before, after)]),
+    rows: list[tuple[str, str, list[float]]] = [
+        (
+            "median angular error (deg)",
+            ".1f",
+            [float(np.median(quality.poses.angle_deg)) for quality in (before, after)],
+        ),
         (
             "median shift error (voxels)",
             ".2f",
-            [np.median(quality.poses.shift_angst) / VOXEL_ANGST for quality in (before, after)],
+            [float(np.median(quality.poses.shift_angst)) / VOXEL_ANGST for quality in (before, after)],
         ),
         ("FSC = 0.5 to the true map (A)", ".1f", [quality.resolution_angst for quality in (before, after)]),
     ]
@@ -171,7 +175,7 @@ def show(simulation: Simulation, before: Quality, after: Quality, prefix: str) -
     print_table(
         "tomoburst demo",
         ("against the truth", "before", "after"),
-        [(label, *(format(float(value), number) for value in values)) for label, number, values in rows],
+        [(label, *(format(value, number) for value in values)) for label, number, values in rows],
         (
             f"resolution by the two half maps: {resolution:.1f} A; Nyquist: {2 * VOXEL_ANGST:.1f} A",
             f"refined map: {prefix}_class001.mrc",

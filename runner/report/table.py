@@ -16,7 +16,7 @@ def print_table(
     lines: Iterable[str] = (),
     stream: TextIO | None = None,
 ) -> None:
-    """Print rows of texts under their columns, then lines that are never wrapped (``stream``: default standard output)."""
+    """Print rows of texts under their columns, then lines that are never wrapped (default: on standard output)."""
     console = Console(file=stream)
     table = Table(*columns, title=title)
     for row in rows:
