@@ -33,7 +33,7 @@ def draw(paths: list[Path], labels: list[str], axis: str, picture: Path) -> None
     for panel, path, label in zip(panels[0], paths, labels, strict=True):
         plane = central_slice(path, axis)
         dark, bright = np.percentile(plane, [1.0, 99.8])
-        panel.imshow(plane, cmap="gray", vmin=dark, vmax=bright, origin="lower")
+        panel.imshow(plane, cmap="gray", vmin=dark, vmax=bright, origin="lower", interpolation="bicubic")
         panel.set_title(label, fontsize=8)
         panel.set_axis_off()
     figure.tight_layout()
