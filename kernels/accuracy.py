@@ -81,10 +81,12 @@ def _sensitivity(particle: Particle, model: Model) -> FloatArray:
 def _first_detected(
     difference: Callable[[float], Any], sensitivity: FloatArray, steps: tuple[tuple[float, float], ...], bound: float
 ) -> tuple[float, FloatArray]:
-    """The first tried change that is noticed, or the first one beyond ``bound``, and its contributions (n_f,)."""
+    """The first tried change that is noticed and its contributions (n_f,), or the first beyond ``bound`` and zeros."""
     change = 0.0
     while True:
         change += next(step for limit, step in steps if change < limit)
+        if change > bound:
+            return change, np.zeros_like(sensitivity)
         contribution = np.square(difference(change)).sum(axis=0) * sensitivity
-        if contribution.sum() > DETECTED or change > bound:
+        if contribution.sum() > DETECTED:
             return change, contribution

@@ -24,12 +24,14 @@ class Candidates:
     ----------
     direction, psi : (R,) indices into the grid; both -1 where the orientation is fixed.
     prior : (K, R) probability of each orientation and class; where it is 0 the point is not tried.
+    count : orientations over which the mean prior is taken, at least R: those left out count with a prior of 0.
     fixed_angles_deg : (3,) the orientation when it is not searched.
     """
 
     direction: IntArray
     psi: IntArray
     prior: FloatArray
+    count: int
     fixed_angles_deg: FloatArray | None = None
 
     def matrices(self, search: Search, chosen: IntArray, oversampling: int) -> FloatArray:
@@ -54,6 +56,7 @@ def global_candidates(model: Model, search: Search) -> Candidates:
         direction=np.repeat(directions, count),
         psi=np.tile(np.arange(count), len(directions)),
         prior=np.repeat(model.pdf_direction[:, directions], count, axis=1),
+        count=model.pdf_direction.shape[1] * count,
     )
 
 
@@ -62,7 +65,7 @@ def particle_candidates(particle: PreparedParticle, model: Model, search: Search
     classes = len(model.pdf_class)
     if search.fixed_orientation:
         none = np.full(1, -1)
-        return Candidates(none, none, model.pdf_class[:, None].copy(), particle.source.angles_deg)
+        return Candidates(none, none, model.pdf_class[:, None].copy(), 1, particle.source.angles_deg)
     found = local_prior(
         search.grid,
         particle.source.prior_angles_deg,
@@ -74,7 +77,7 @@ def particle_candidates(particle: PreparedParticle, model: Model, search: Search
     prior = np.repeat(found.weight[None, :], classes, axis=0)
     if rules.class_prior_in_local_search:
         prior *= model.pdf_class[:, None]
-    return Candidates(found.direction_index, found.psi_index, prior)
+    return Candidates(found.direction_index, found.psi_index, prior, len(found.weight))
 
 
 def coarse_translations_px(search: Search, model: Model) -> FloatArray:
@@ -109,7 +112,7 @@ def offset_log_prior(particle: PreparedParticle, model: Model, search: Search, r
             log_prior = np.log(np.where(squared == 0, 1.0, 0.0))
     else:
         log_prior = -squared / (2.0 * model.sigma2_offset_angst2)
-    return _scaled_to_mean_one(log_prior)
+    return _scaled_to_mean_one(log_prior, len(log_prior))
 
 
 def orientation_log_prior(candidates: Candidates, only_class: int) -> FloatArray:
@@ -118,13 +121,13 @@ def orientation_log_prior(candidates: Candidates, only_class: int) -> FloatArray
     if only_class >= 0:
         prior = np.where(np.arange(len(prior))[:, None] == only_class, prior, 0.0)
     with np.errstate(divide="ignore"):
-        return _scaled_to_mean_one(np.log(prior))
+        return _scaled_to_mean_one(np.log(prior), len(prior) * candidates.count)
 
 
-def _scaled_to_mean_one(log_prior: FloatArray) -> FloatArray:
+def _scaled_to_mean_one(log_prior: FloatArray, count: int) -> FloatArray:
     """RELION divides each prior by its mean over the coarse set, which keeps sums of weights in range."""
     largest = float(log_prior.max())
     if not np.isfinite(largest):
         return log_prior
     scaled: FloatArray = log_prior - largest
-    return scaled - np.log(np.exp(scaled).mean())
+    return scaled - np.log(np.exp(scaled).sum() / count)

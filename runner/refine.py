@@ -11,8 +11,8 @@ from threadpoolctl import threadpool_limits
 from runner.plan.config import RefineConfig
 from runner.plan.schedule import has_converged
 from runner.refinement.initial import check_references, initial_state, read_references
-from runner.refinement.iteration import iterate
-from runner.refinement.output import write_final, write_iteration
+from runner.refinement.iteration import iterate, with_initial_resolution
+from runner.refinement.output import iteration_names, write_iteration, write_unfiltered
 from runner.refinement.run import Run, open_run
 from runner.model.state import RunState
 from runner.report.events import Events, RunFinished, RunStarted
@@ -33,6 +33,7 @@ def run_refine(config: RefineConfig, events: Events) -> None:
     with threadpool_limits(1):
         state = initial_state(run, references)
         write_iteration(run, state)
+        state = with_initial_resolution(run, state)
         if config.auto_refine:
             _auto_refine(run, state)
         else:
@@ -45,14 +46,15 @@ def _auto_refine(run: Run, state: RunState) -> None:
         final = has_converged(run.policy, state.schedule)
         state, maps = iterate(run, state, final)
         if maps is not None:
-            files = write_final(run, state, maps)
-            _finish(run, state, files)
+            unfiltered = write_unfiltered(run, iteration_names(run, state), maps)
+        names = write_iteration(run, state)
+        if maps is not None:
+            _finish(run, state, [names.reference(), *unfiltered, names.data, names.model()])
             return
-        write_iteration(run, state)
     run.events.warn(
         f"no convergence after --auto_iter_max {run.config.auto_iter_max} iterations: the last half maps are not joined"
     )
-    _finish(run, state, [f"{run.config.o}_it{state.iteration:03d}_half{half}_class001.mrc" for half in (1, 2)])
+    _finish(run, state, [iteration_names(run, state).reference(half) for half in (0, 1)])
 
 
 def _classify(run: Run, state: RunState) -> None:
@@ -60,7 +62,7 @@ def _classify(run: Run, state: RunState) -> None:
     while state.iteration < run.config.iter:
         state, _ = iterate(run, state)
         write_iteration(run, state)
-    _finish(run, state, [f"{run.config.o}_it{state.iteration:03d}_class{k + 1:03d}.mrc" for k in range(run.classes)])
+    _finish(run, state, [iteration_names(run, state).reference(0, k) for k in range(run.classes)])
 
 
 def _finish(run: Run, state: RunState, files: list[str]) -> None:

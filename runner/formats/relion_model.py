@@ -64,7 +64,7 @@ def model_text(
     blocks += [_spectra(half, index, frequencies) for index in range(len(half.tau2))]
     blocks.append(_groups(half, group_names))
     blocks += [
-        _noise(half, group, frequencies) for group in range(len(half.group_scale)) if half.group_particles[group] > 0
+        _noise(half, group, frequencies) for group in range(len(half.group_scale)) if half.sigma2_noise[group].any()
     ]
     blocks += [
         StarBlock(f"model_pdf_orient_class_{index}", {"rlnOrientationDistribution": floats(row)})

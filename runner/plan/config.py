@@ -54,7 +54,7 @@ class RefineConfig:
     tau2_fudge: float = flag(1.0, "weight of the data against the prior (T)", section=_MODEL)
     tau: str = flag("", "STAR file with a tau2 spectrum to keep", section=_MODEL)
 
-    sym: str = flag("C1", "point group of the reference, or one a class: C1,D2", section=_SEARCH)
+    sym: str = flag("c1", "point group of the reference, or one a class: C1,D2", section=_SEARCH)
     oversampling: int = flag(1, "adaptive oversampling order (0: none)", section=_SEARCH)
     healpix_order: int = flag(2, "coarse angular order: 1 30 deg, 2 15 deg, 3 7.5 deg, 4 3.75 deg", section=_SEARCH)
     psi_step: float = flag(-1.0, "coarse in-plane step in deg (-1: that of the order)", section=_SEARCH)

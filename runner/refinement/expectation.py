@@ -11,7 +11,6 @@ import numpy.typing as npt
 from kernels.accumulators import Accumulators
 from kernels.expectation import DegenerateParticleError, expectation
 from kernels.likelihood import Assignment, Model, Particle, Search
-from kernels.orientations import angular_grid
 from kernels.projection import reference_rft
 from kernels.spectra import padded_shells
 from kernels.translations import translation_grid
@@ -19,7 +18,7 @@ from runner.errors import InputError
 from runner.execute.images import read_particle_volume
 from runner.execute.local import ordered_map
 from runner.model.state import HalfModel, PoseState, RunState, SamplingState, ScheduleState
-from runner.refinement.run import Run
+from runner.refinement.run import Run, coarse_grid
 
 IntArray = npt.NDArray[np.int64]
 
@@ -68,10 +67,9 @@ def likelihood_model(
 def pose_search(run: Run, half: HalfModel, sampling: SamplingState, iteration: int) -> Search:
     """The search of one iteration."""
     config = run.config
-    fixed = config.skip_align or config.skip_rotate
     sigmas = np.sqrt([half.sigma2_rot_deg2, half.sigma2_tilt_deg2, half.sigma2_psi_deg2])
     return Search(
-        grid=angular_grid(sampling.healpix_order, sampling.symmetry, sampling.psi_step_deg, sampling.limit_tilt_deg),
+        grid=coarse_grid(run, sampling),
         translations_angst=translation_grid(sampling.offset_range_angst, sampling.offset_step_angst),
         offset_step_angst=sampling.offset_step_angst,
         perturbation=sampling.perturbation,
@@ -79,11 +77,11 @@ def pose_search(run: Run, half: HalfModel, sampling: SamplingState, iteration: i
         adaptive_fraction=config.adaptive_fraction,
         max_significant=config.maxsig,
         cross_correlation=uses_cross_correlation(run, iteration),
-        local=half.orientational_prior_mode == 1 and not fixed,
+        local=half.orientational_prior_mode == 1 and not run.fixed_orientation,
         sigma_rot_deg=float(sigmas[0]),
         sigma_tilt_deg=float(sigmas[1]),
         sigma_psi_deg=float(sigmas[2]),
-        fixed_orientation=fixed,
+        fixed_orientation=run.fixed_orientation,
         fixed_offset=config.skip_align,
     )
 

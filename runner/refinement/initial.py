@@ -13,8 +13,15 @@ import numpy.typing as npt
 
 from kernels.fourier import forward, inverse
 from kernels.masks import fill_background, soft_sphere
-from kernels.orientations import angular_grid, angular_step_deg
-from kernels.spectra import initial_sigma2_noise, initial_ssnr, initial_tau2, low_pass_weights, power_spectrum
+from kernels.orientations import angular_step_deg
+from kernels.spectra import (
+    initial_sigma2_noise,
+    initial_ssnr,
+    initial_tau2,
+    low_pass_weights,
+    power_spectrum,
+    resolution_and_completeness,
+)
 from runner.errors import InputError, UsageError
 from runner.execute.images import read_particle_volume
 from runner.execute.local import ordered_map
@@ -23,14 +30,15 @@ from runner.formats.star import read_star
 from runner.model.state import HalfModel, PoseState, RunState, SamplingState, ScheduleState
 from runner.plan.config import RefineConfig
 from runner.plan.glibc_random import initial_perturbation, random_subsets
-from runner.plan.schedule import local_prior_sigma_deg, with_resolution
-from runner.refinement.run import Run
+from runner.plan.schedule import local_prior_sigma_deg
+from runner.refinement.run import Run, coarse_grid
 from runner.report.events import StageStarted, UnitFinished
 from runner.store.objects import resolve
 
 FloatArray = npt.NDArray[np.float64]
 
 PARTICLES_PER_UNIT = 16
+UNRESOLVED_ANGST = 999.0
 
 
 def read_references(config: RefineConfig) -> tuple[npt.NDArray[np.float32], float]:
@@ -76,9 +84,7 @@ def initial_state(run: Run, references: npt.NDArray[np.float32]) -> RunState:
         maps = np.repeat(maps, run.classes, axis=0)
     sampling = _initial_sampling(run)
     halves = [_initial_model(run, maps, sampling, statistics) for statistics in noise_statistics(run, poses)]
-    schedule = with_resolution(run.policy, ScheduleState(incr_size=config.incr_size), halves[0].ssnr, iteration=0)
-    for half in halves:
-        half.current_resolution = schedule.current_resolution
+    schedule = ScheduleState(incr_size=config.incr_size, best_resolution=1.0 / UNRESOLVED_ANGST)
     return RunState(
         iteration=0,
         halves=halves,
@@ -197,8 +203,7 @@ def _initial_model(
     sigma2_noise = initial_sigma2_noise(statistics.power, statistics.count, statistics.average_power)
     tau2 = np.stack([initial_tau2(power_spectrum(forward(map_.astype(np.float64))), config.tau2_fudge) for map_ in maps])
     ssnr = np.stack([initial_ssnr(spectrum, sigma2_noise, statistics.count, 1.0 / classes) for spectrum in tau2])
-    grid = angular_grid(sampling.healpix_order, sampling.symmetry, sampling.psi_step_deg, sampling.limit_tilt_deg)
-    directions = len(grid.directions_deg)
+    directions = len(coarse_grid(run, sampling).directions_deg)
     if not directions:
         raise UsageError(
             f"--healpix_order {sampling.healpix_order} with --sym {sampling.symmetry}: no direction lies in the asymmetric unit; "
@@ -217,9 +222,11 @@ def _initial_model(
         pdf_class=np.full(classes, 1.0 / classes),
         pdf_direction=np.full((classes, directions), 1.0 / (classes * directions)),
         sigma2_offset_angst2=config.offset**2,
-        accuracy_rotation_deg=np.full(classes, 999.0),
-        accuracy_translation_angst=np.full(classes, 999.0),
-        estimated_resolution_angst=np.full(classes, 999.0),
+        accuracy_rotation_deg=np.zeros(classes),
+        accuracy_translation_angst=np.zeros(classes),
+        estimated_resolution_angst=np.array(
+            [resolution_and_completeness(each, np.zeros(shells), run.voxel_size_angst)[0] for each in ssnr]
+        ),
         fourier_completeness=np.zeros(classes),
     )
     _set_angular_priors(run, model)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from kernels.accumulators import Accumulators
 from kernels.accuracy import pose_accuracy
 from kernels.likelihood import Assignment, Model
-from kernels.orientations import angular_distance, angular_grid, angular_step_deg
+from kernels.orientations import angular_distance, angular_step_deg
 from kernels.spectra import tau2_from_reference
 from runner.model.state import HalfModel, PoseState, RunState, ScheduleState
 from runner.plan.glibc_random import GlibcRandom, next_perturbation, processing_order, random_classes
@@ -33,7 +33,7 @@ from runner.refinement.expectation import (
 )
 from runner.refinement.initial import half_members
 from runner.refinement.maximization import HalfMaps, maximize_classes, maximize_halves
-from runner.refinement.run import Run
+from runner.refinement.run import Run, coarse_grid
 from runner.report.events import IterationFinished, IterationStarted, UnitFinished
 
 IntArray = npt.NDArray[np.int64]
@@ -86,6 +86,11 @@ def iterate(run: Run, state: RunState, final: bool = False) -> tuple[RunState, H
     return state, maps
 
 
+def with_initial_resolution(run: Run, state: RunState) -> RunState:
+    """The state that iteration 1 starts from; RELION writes its files of iteration 0 before it knows the resolution."""
+    return replace(state, schedule=with_resolution(run.policy, state.schedule, state.halves[0].ssnr, state.iteration))
+
+
 def _with_perturbation(run: Run, state: RunState) -> RunState:
     sampling = state.sampling
     perturbation = next_perturbation(sampling.perturbation, sampling.perturbation_factor, run.seed, state.iteration)
@@ -98,13 +103,15 @@ def _with_accuracy(
     run: Run, state: RunState, schedule: ScheduleState, transforms: list[list[npt.NDArray[np.complex128]]]
 ) -> tuple[RunState, ScheduleState]:
     """Estimate how accurately poses are determined, on some particles of the first half."""
-    skipped = run.config.skip_align or run.config.skip_rotate
-    if skipped or (state.iteration == 1 and run.config.firstiter_cc) or run.config.always_cc:
+    if run.fixed_orientation or (state.iteration == 1 and run.config.firstiter_cc) or run.config.always_cc:
         return state, schedule
     half = state.halves[0]
     model = likelihood_model(run, state, half, transforms[0], schedule)
-    most = ACCURACY_PARTICLES_RELION if run.config.relion_parity else ACCURACY_PARTICLES
-    rows = [row for row in _order(run, state.poses) if state.poses.random_subset[row] != 2][:most]
+    rows = _order(run, state)
+    if run.config.relion_parity:
+        rows = rows[:ACCURACY_PARTICLES_RELION]  # of both halves, when the first one has fewer
+    else:
+        rows = rows[np.isin(rows, half_members(run, state.poses)[0])][:ACCURACY_PARTICLES]
     particles = [particle_at(run, state.poses, int(row), volume=False) for row in rows]
     axes = [_drawn_axis(run.seed + int(row)) for row in rows]
     rotation, translation = (np.full(run.classes, UNKNOWN_ACCURACY) for _ in range(2))
@@ -112,10 +119,10 @@ def _with_accuracy(
     for k in np.flatnonzero(half.pdf_class >= SMALLEST_CLASS):
         rotation[k], pixels, orientability[k] = pose_accuracy(particles, axes, model, int(k), run.backend)
         translation[k] = pixels * run.voxel_size_angst
-    halves = [
-        replace(each, accuracy_rotation_deg=rotation, accuracy_translation_angst=translation, orientability=orientability)
-        for each in state.halves
-    ]
+    first = replace(
+        half, accuracy_rotation_deg=rotation, accuracy_translation_angst=translation, orientability=orientability
+    )
+    halves = [first, *state.halves[1:]]
     schedule = replace(
         schedule,
         accuracy_rotation_deg=float(rotation.min()),
@@ -129,10 +136,16 @@ def _drawn_axis(seed: int) -> int:
     return int(np.searchsorted([0.3333, 0.6667], GlibcRandom(seed).uniform(), side="right"))
 
 
-def _order(run: Run, poses: PoseState) -> IntArray:
-    """RELION's order of processing, from which it takes the particles for the accuracies and random classes."""
-    subsets = poses.random_subset if run.config.split_random_halves else None
-    return processing_order(np.arange(len(run.table)), run.seed, 1, subsets, run.table.optics_index)
+def _order(run: Run, state: RunState) -> IntArray:
+    """RELION's order of processing, from which it takes the particles for the accuracies and random classes.
+
+    Every iteration shuffles the order of the one before.
+    """
+    subsets = state.poses.random_subset if run.config.split_random_halves else None
+    order: IntArray = np.arange(len(run.table))
+    for iteration in range(1, state.iteration + 1):
+        order = processing_order(order, run.seed, iteration, subsets, run.table.optics_index)
+    return order
 
 
 def _with_sampling(run: Run, state: RunState, schedule: ScheduleState) -> tuple[RunState, ScheduleState]:
@@ -145,9 +158,7 @@ def _with_sampling(run: Run, state: RunState, schedule: ScheduleState) -> tuple[
         return state, schedule
     halves = state.halves
     if decision.directions_changed:
-        sampling = decision.sampling
-        grid = angular_grid(sampling.healpix_order, sampling.symmetry, sampling.psi_step_deg, sampling.limit_tilt_deg)
-        count = len(grid.directions_deg)
+        count = len(coarse_grid(run, decision.sampling).directions_deg)
         halves = [
             replace(half, pdf_direction=np.repeat(half.pdf_class[:, None] / count, count, axis=1)) for half in halves
         ]
@@ -211,7 +222,7 @@ def _class_restriction(run: Run, state: RunState) -> IntArray:
     if by_correlation and state.iteration == 1:
         return np.zeros(len(run.table), dtype=np.int64)
     if state.iteration == (2 if by_correlation else 1):
-        return random_classes(_order(run, state.poses), run.classes, run.seed) - 1
+        return random_classes(_order(run, state), run.classes, run.seed) - 1
     return free
 
 

@@ -200,10 +200,10 @@ def _update_parameters(run: Run, model: HalfModel, sums: Accumulators, cross_cor
     if not run.config.fix_sigma_offset:
         model.sigma2_offset_angst2 = float(sums.sigma2_offset_angst2[0]) / (3.0 * total)
     model.pdf_class = sums.pdf_class / total
-    if not (run.config.skip_align or run.config.skip_rotate):
+    if not run.fixed_orientation:
         model.pdf_direction = sums.pdf_direction / total
     model.average_pmax = float(sums.pmax[0]) / total
-    model.log_likelihood = float(sums.log_likelihood[0])
+    model.log_likelihood = float(sums.log_likelihood[0]) / (total if cross_correlation else 1.0)
 
 
 def _group_scales(sums: Accumulators, model: HalfModel) -> FloatArray:

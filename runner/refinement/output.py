@@ -2,34 +2,75 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
+import numpy as np
+
+from kernels.orientations import angular_step_deg
+from runner.formats.bild import angular_distribution
 from runner.formats.mrc import write_mrc
 from runner.formats.particles import data_blocks
+from runner.formats.relion_run import RunNames, run_texts
 from runner.formats.star import format_star
 from runner.model.state import RunState
+from runner.plan.flags import changed_flags
 from runner.refinement.maximization import HalfMaps
-from runner.refinement.run import Run
+from runner.refinement.run import Run, coarse_grid
 from runner.store.objects import write_bytes
 
 
-def write_iteration(run: Run, state: RunState) -> None:
-    """Write the files of iteration ``state.iteration``; the optimiser file, which names the others, comes last."""
-    _write(run, state, f"{run.config.o}_it{state.iteration:03d}")
+def iteration_names(run: Run, state: RunState) -> RunNames:
+    """Names of the files of iteration ``state.iteration``."""
+    final = run.config.split_random_halves and len(state.halves) == 1
+    return RunNames(run.prefix, state.iteration, halves=len(state.halves) > 1, final=final)
 
 
-def write_final(run: Run, state: RunState, maps: HalfMaps) -> list[str]:
-    """Write the files of a converged refinement and return the names of the main results."""
-    prefix = run.config.o
-    halves = [f"{prefix}_half{half}_class001_unfil.mrc" for half in (1, 2)]
-    for name, volume in zip(halves, (maps.one, maps.two), strict=True):
-        write_mrc(name, volume, run.voxel_size_angst)
-    _write(run, state, prefix)
-    return [f"{prefix}_class001.mrc", *halves, f"{prefix}_data.star", f"{prefix}_model.star"]
-
-
-def _write(run: Run, state: RunState, prefix: str) -> None:
-    tags = [""] if len(state.halves) == 1 else ["_half1", "_half2"]
-    for tag, half in zip(tags, state.halves, strict=True):
+def write_iteration(run: Run, state: RunState) -> RunNames:
+    """Write the files of one iteration; the optimiser file, which names the others, comes last."""
+    names = iteration_names(run, state)
+    sampling = state.sampling
+    grid = coarse_grid(run, sampling)
+    for number, half in enumerate(state.halves):
         for k, reference in enumerate(half.references):
-            write_mrc(f"{prefix}{tag}_class{k + 1:03d}.mrc", reference, run.voxel_size_angst)
+            write_mrc(names.reference(number, k), reference, run.voxel_size_angst)
+            if not run.fixed_orientation:
+                text = angular_distribution(
+                    half.pdf_direction[k],
+                    grid.directions_deg,
+                    run.box * run.voxel_size_angst / 2,
+                    angular_step_deg(sampling.healpix_order),
+                )
+                write_bytes(names.angular_distribution(number, k), text.encode())
     blocks = data_blocks(run.table, state.poses, scored=state.iteration > 0)
-    write_bytes(f"{prefix}_data.star", format_star(blocks).encode())
+    write_bytes(names.data, format_star(blocks).encode())
+    texts = run_texts(
+        state,
+        settings_in_use(run),
+        names,
+        pixel_size_angst=run.voxel_size_angst,
+        group_names=run.table.group_names,
+        directions_deg=np.asarray(grid.directions_deg),
+        command="tomoburst refine " + " ".join(changed_flags(run.config)),
+    )
+    for name, text in texts.items():
+        write_bytes(name, text.encode())
+    return names
+
+
+def write_unfiltered(run: Run, names: RunNames, maps: HalfMaps) -> list[str]:
+    """Write the unregularised half maps and return their names."""
+    files = [names.unfiltered(half) for half in (0, 1)]
+    for name, volume in zip(files, (maps.one, maps.two), strict=True):
+        write_mrc(name, volume, run.voxel_size_angst)
+    return files
+
+
+def settings_in_use(run: Run) -> dict[str, object]:
+    """RELION's flags with the values that were settled on: the seed drawn, the diameter derived."""
+    return asdict(run.config) | {
+        "o": run.prefix,
+        "K": run.classes,
+        "random_seed": run.seed,
+        "particle_diameter": run.diameter_angst,
+        "oversampling": run.policy.oversampling,
+    }

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from kernels.backend import Backend, cpu_backend, cuda_backend
 from kernels.likelihood import Mask, Rules
 from kernels.masks import soft_sphere
+from kernels.orientations import AngularGrid, angular_grid
 from kernels.symmetry import operators
 from runner.errors import InputError, UsageError
 from runner.execute.images import CtfVolumes
@@ -18,6 +19,7 @@ from runner.formats.mrc import read_mrc
 from runner.formats.particles import read_particles
 from runner.formats.star import read_star
 from runner.model.particles import ParticleTable
+from runner.model.state import SamplingState
 from runner.plan.config import RefineConfig
 from runner.plan.schedule import SchedulePolicy
 from runner.report.events import Events
@@ -31,6 +33,7 @@ class Run:
 
     Attributes
     ----------
+    prefix : what the names of all output files start with.
     box, voxel_size_angst : of the model, in voxels and Angstrom; diameter_angst : of the spherical mask.
     symmetry : point-group operators (g, 3, 3) of each class.
     solvent, solvent_mean : (N, N, N) masks by which references are flattened, or None.
@@ -39,6 +42,7 @@ class Run:
     """
 
     config: RefineConfig
+    prefix: str
     table: ParticleTable
     box: int
     voxel_size_angst: float
@@ -65,6 +69,11 @@ class Run:
     def shells(self) -> int:
         """Number of shells ``N/2 + 1``."""
         return self.box // 2 + 1
+
+    @property
+    def fixed_orientation(self) -> bool:
+        """Whether the input angles are kept."""
+        return self.config.skip_align or self.config.skip_rotate
 
     @property
     def use_scale(self) -> bool:
@@ -100,6 +109,7 @@ def open_run(config: RefineConfig, events: Events, references: int) -> Run:
     seed = config.random_seed if config.random_seed >= 0 else int(time.time())
     return Run(
         config=config,
+        prefix=config.o,
         table=table,
         box=box,
         voxel_size_angst=voxel_size,
@@ -117,6 +127,16 @@ def open_run(config: RefineConfig, events: Events, references: int) -> Run:
         fixed_tau2=_fixed_tau2(config, classes, box // 2 + 1) if config.tau else None,
         events=events,
     )
+
+
+def coarse_grid(run: Run, sampling: SamplingState) -> AngularGrid:
+    """The coarse orientations; a single nominal one where orientations are not searched."""
+    if run.fixed_orientation:
+        nominal = np.zeros((1, 2))
+        return AngularGrid(
+            sampling.healpix_order, sampling.symmetry, nominal, np.zeros(1, dtype=np.int64), np.zeros(1), sampling.psi_step_deg
+        )
+    return angular_grid(sampling.healpix_order, sampling.symmetry, sampling.psi_step_deg, sampling.limit_tilt_deg)
 
 
 def _common_sampling(table: ParticleTable) -> tuple[int, float]:

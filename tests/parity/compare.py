@@ -21,6 +21,9 @@ POSE_DEG = 1e-3
 # Power left beyond the cut-off of a low-passed float32 map, relative to the largest of its column: rounding noise.
 POWER_FLOOR = 1e-13
 POWER_LABELS = ("rlnSsnrMap", "rlnReferenceTau2")
+# Degrees by which an arc cosine of a rounded 1 differs from 0: the change of orientations that were not searched.
+ARC_COSINE_DEG = 1e-6
+CHANGE_LABELS = ("rlnChangesOptimalOrientations", "rlnSmallestChangesOrientations")
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 
 
@@ -152,6 +155,7 @@ def compare_blocks(name: str, ours: Block, theirs: Block, ignore: frozenset[str]
             found.append(Difference(f"{name} {label} rows", str(len(mine)), str(len(values)), float("inf")))
             continue
         floor = POWER_FLOOR * max(map(float, values), default=0.0) if label in POWER_LABELS else 0.0
+        floor = ARC_COSINE_DEG if label in CHANGE_LABELS else floor
         for row, (a, b) in enumerate(zip(mine, values, strict=True)):
             difference = compare_values(f"{name} {label} row {row}", a, b, floor)
             if difference:

@@ -34,7 +34,7 @@ def compare_runs(ours: Path, theirs: Path, case: Case) -> list[Difference]:
     return [
         difference
         for path in oracle_files(theirs, case)
-        for difference in compare_file(ours / path.name, path, case.ignore)
+        for difference in compare_file(ours / path.name, path, case.ignored)
     ]
 
 

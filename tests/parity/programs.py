@@ -17,6 +17,7 @@ from tests.parity.dataset import Flavour
 
 TIMEOUT_S = 240
 CACHE = Path(tempfile.gettempdir()) / f"tomoburst-parity-{getpass.getuser()}"
+TOMOBURST = [sys.executable, "-c", "from runner.cli import main; main()"]
 MPI = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--mca", "mpi_yield_when_idle", "1", "-n", "3"]
 
 
@@ -89,7 +90,7 @@ def relion_version() -> str:
 
 def tomoburst(arguments: list[str], flavour: Flavour, folder: Path) -> Path:
     """Run the command line of the checkout under test in ``folder``."""
-    execute([sys.executable, "-m", "runner.cli", *arguments], prepare(folder, flavour))
+    execute([*TOMOBURST, *arguments], prepare(folder, flavour))
     return folder
 
 
