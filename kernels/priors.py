@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.orientations import AngularGrid, euler_to_matrix
-from kernels.symmetry import operators
+from kernels.symmetry import direction_vectors, operators
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -56,7 +56,8 @@ def local_prior(
     ----------
     angles_prior_deg : (3,) rot, tilt, psi of the prior centre.
     sigma_rot_deg, sigma_tilt_deg, sigma_psi_deg : standard deviations; 0 (or less) sets no prior on that angle.  With
-        only one of rot and tilt set, that angle alone is compared and ``polar_safe`` changes nothing.
+        tilt alone the tilt of the nearest copy is compared; with rot alone the distance of the nearest copy from the
+        great circle through the pole and the prior rot (rot + 180 included); ``polar_safe`` changes nothing then.
 
     Returns
     -------
@@ -124,10 +125,10 @@ def _direction_prior(
         return _within(np.zeros(len(grid.vectors)), 0.0)
     copies = np.einsum("di,gij->gdj", grid.vectors, group)
     if sigma_rot_deg > 0:
-        angles, centre, sigma = np.arctan2(copies[..., 1], copies[..., 0]), prior[0], sigma_rot_deg
-    else:
-        angles, centre, sigma = np.arccos(np.clip(copies[..., 2], -1.0, 1.0)), prior[1], sigma_tilt_deg
-    return _within(_circular_distance(np.rad2deg(angles), centre).min(axis=0), sigma)
+        off_meridian = np.rad2deg(np.arcsin(np.clip(copies @ direction_vectors(prior[0] + 90.0, 90.0), -1.0, 1.0)))
+        return _within(np.abs(off_meridian).min(axis=0), sigma_rot_deg)
+    tilt = np.rad2deg(np.arccos(np.clip(copies[..., 2], -1.0, 1.0)))
+    return _within(_circular_distance(tilt, prior[1]).min(axis=0), sigma_tilt_deg)
 
 
 def _transported_prior(grid: AngularGrid, prior: FloatArray, sigma_deg: float, sigma_psi_deg: float) -> LocalPrior:
