@@ -135,7 +135,7 @@ class OptimiserFile:
 
     Attributes
     ----------
-    settings : RELION flag -> value, of the types of a refinement's configuration; flags that the file lacks are missing.
+    settings : RELION flag -> value, typed as in a refinement's configuration; flags that the file lacks are missing.
     schedule : the counters; resolution and image size are in the model.star, the coarse size in none.
     """
 
@@ -167,8 +167,7 @@ def optimiser_text(
     special = _special_values(state, settings, files)
     for label, origin in _LABELS.items():
         if isinstance(origin, _Setting):
-            value = settings.get(_flag_in_use(origin.flag, settings), origin.default)
-            values[label] = float(str(value)) if isinstance(origin.default, float) else value
+            values[label] = _value(origin, settings)
         elif isinstance(origin, _Counter):
             values[label] = origin.type(getattr(state.schedule, origin.name))
         elif origin is not None:
@@ -179,8 +178,11 @@ def optimiser_text(
     return format_star([block], [f"RELION optimiser; {program}", command])
 
 
-def _flag_in_use(flag: str, settings: Mapping[str, object]) -> str:
-    return "auto_iter_max" if flag == "iter" and settings.get("auto_refine") else flag
+def _value(setting: _Setting, settings: Mapping[str, object]) -> object:
+    if setting.flag == "iter" and settings.get("auto_refine"):
+        return settings.get("auto_iter_max", 999)
+    value = settings.get(setting.flag, setting.default)
+    return float(str(value)) if isinstance(setting.default, float) else value
 
 
 def _special_values(state: RunState, settings: Mapping[str, object], files: RunFiles) -> dict[str, object]:

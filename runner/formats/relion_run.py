@@ -164,7 +164,7 @@ def read_run(url: str) -> ResumedRun:
 
 
 def _settings(optimiser: OptimiserFile, model: ModelFile, sampling: SamplingState) -> dict[str, object]:
-    """All that the files keep of the flags; the sampling's flags are those of the first iteration, offsets in pixels."""
+    """All that the files keep of the flags; those of the sampling are the first iteration's, offsets in pixels."""
     return {
         **optimiser.settings,
         **model.settings,
