@@ -32,7 +32,6 @@ HALVES = Case(
     | AUTO
     | {
         "--firstiter_cc": "",
-        "--oversampling": "0",
         "--healpix_order": "3",
         "--auto_local_healpix_order": "3",
         "--scale": "",
@@ -110,7 +109,7 @@ def rewritten(run: ResumedRun, halves: bool) -> RunNames:
 
 def continued(folder: Path, optimiser: str, halves: bool) -> Path:
     program = [*programs.MPI, "relion_refine_mpi"] if halves else ["relion_refine"]
-    programs.execute([*program, "--continue", optimiser, "--o", "out/again"], folder)
+    programs.execute([*program, "--continue", optimiser, "--o", "out/again", "--auto_iter_max", "2"], folder)
     return folder / "out"
 
 
