@@ -23,6 +23,7 @@ from runner.formats.mrc import write_mrc
 from runner.formats.particles import read_particles
 from runner.formats.star import read_star
 from runner.report.events import RunFinished, RunStarted, StageStarted, UnitFinished
+from runner.store.objects import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +57,7 @@ def run_reconstruct(config: ReconstructConfig, events: Events) -> None:
         In one line, before anything is written.
     """
     config.validate()
+    check_writable(config.o)
     symmetry = _operators(config.sym)
     table = select_particles(read_particles(config.i), config.subset, config.class_)
     target = plan_target(table, config)
@@ -64,6 +66,10 @@ def run_reconstruct(config: ReconstructConfig, events: Events) -> None:
 
     for note in table.notes:
         events.note(note)
+    if "rlnAngleRot" not in table.columns:
+        events.warn(
+            f"{table.source}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi); particles are averaged as they are"
+        )
     events.emit(RunStarted("reconstruct", config.o, len(table), {"box": target.box, "symmetry": config.sym}))
     data, weight = accumulate(table, ctfs, target, config.j, events)
     events.emit(StageStarted("reconstructing"))

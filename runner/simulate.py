@@ -67,6 +67,7 @@ def run_simulate(config: SimulateConfig, events: Events | None = None) -> Simula
     result = _result(config)
     if objects.exists(result.particles) and not config.overwrite:
         raise UsageError(f"{result.particles} exists already: give --overwrite to replace it, or another --o")
+    objects.check_writable(result.particles)
     bodies = _bodies(config, events)
     poses = _draw_poses(config, len(bodies))
     events.emit(RunStarted("simulate", config.o, config.n, {"box": config.box, "SNR": config.snr}))

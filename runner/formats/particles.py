@@ -45,6 +45,7 @@ def read_particles(url: str, check_files: bool = True) -> ParticleTable:
     """
     star = read_star(url)
     block = _particle_block(star, url)
+    _check_angles(block, url)
     version = optics_tables.dialect(star, block)
     columns = {label: list(values) for label, values in block.columns.items()}
     _refuse_2d(star, columns, url)
@@ -145,6 +146,16 @@ def _refuse_duplicates(names: list[str], url: str) -> None:
                 f"{url} rows {first[name]} and {row}: the same particle {name} twice; remove one of the rows"
             )
         first[name] = row
+
+
+def _check_angles(block: StarBlock, url: str) -> None:
+    """All three angles or none, which stands for particles that were never aligned."""
+    missing = [label for label in ANGLES if label not in block.columns]
+    if 0 < len(missing) < len(ANGLES):
+        raise InputError(
+            f"{url}: column {missing[0]} is missing in data_{block.name}, other angles are there; "
+            f"add it, or remove {', '.join(label for label in ANGLES if label not in missing)} too"
+        )
 
 
 def _assume_one_group(columns: Columns, optics_columns: Columns, url: str, notes: list[str]) -> None:

@@ -7,13 +7,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runner.errors import InputError
-from runner.formats.mrc import read_header
+from runner.formats.mrc import Volume, read_header, read_mrc
 
 if TYPE_CHECKING:
     from runner.model.particles import Optics, ParticleTable
 
 _UNSET_VOXEL_SIZES = (0.0, 1.0)
 _TOLERANCE = 0.01
+
+
+def read_map_of_flag(flag: str, url: str) -> Volume:
+    """Read the map that a flag of the command line names; the flag starts the messages.
+
+    Raises
+    ------
+    InputError
+        Those of `runner.formats.mrc.read_mrc`.
+    """
+    try:
+        return read_mrc(url)
+    except InputError as error:
+        raise InputError(f"{flag} {error}") from error
 
 
 def check_first_volumes(table: ParticleTable) -> None:

@@ -93,7 +93,7 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None) -> by
     try:
         return bytes(filesystem.cat_file(path, start=start, end=end))
     except FileNotFoundError as error:
-        raise InputError(f"{url}: no such file") from error
+        raise InputError(f"{url}: no such file; correct its name or path") from error
     except IsADirectoryError as error:
         raise InputError(f"{url}: is a folder, a file was expected") from error
     except Exception as error:  # drivers raise their own classes, for missing credentials for instance
@@ -120,6 +120,28 @@ def write_bytes(url: str, data: bytes) -> None:
         raise
     except Exception as error:  # drivers raise their own classes for refused credentials and missing buckets
         raise StorageError(f"{url}: cannot be written ({_reason(error)}); check path and permissions") from error
+
+
+def check_writable(url: str) -> None:
+    """Tell before any work that a local file cannot be written; creates nothing. Other stores answer when written to.
+
+    Raises
+    ------
+    StorageError
+        When ``url`` is a folder, lies below a file, or below a folder without permission to write.
+    """
+    if not is_local(url):
+        return
+    path = local_path(url)
+    if path.is_dir():
+        raise StorageError(f"{url}: is a folder, a file is to be written there; give another --o")
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise StorageError(f"{url}: cannot be written, {folder} is a file and no folder; give another --o")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StorageError(f"{url}: cannot be written, no permission in {folder}; correct it or give another --o")
 
 
 def _write_local(path: Path, data: bytes) -> None:
