@@ -231,10 +231,14 @@ def _next_offsets(policy: SchedulePolicy, schedule: ScheduleState, sampling: Sam
 def coarser_sampling(policy: SchedulePolicy, schedule: ScheduleState, sampling: SamplingState) -> SamplingDecision:
     """``--allow_coarser_sampling``: the coarsest sampling that the accuracies allow, never finer than the original.
 
-    The order falls from the original one as long as its fine step stays below 0.8 of the rotational accuracy.
+    The order falls from the original one as long as its fine step stays below 0.8 of the rotational accuracy; a first
+    iteration by cross-correlation has none and takes the angle that the resolution asks for.
     """
+    accuracy_deg = schedule.accuracy_rotation_deg
+    if policy.firstiter_cc and accuracy_deg >= UNKNOWN_ANGLE_DEG:
+        accuracy_deg = 360.0 / math.ceil(math.pi * policy.particle_diameter_angst * schedule.current_resolution)
     order = sampling.healpix_order_original
-    while order > 0 and angular_step_deg(order - 1, policy.oversampling) < 0.8 * schedule.accuracy_rotation_deg:
+    while order > 0 and angular_step_deg(order - 1, policy.oversampling) < 0.8 * accuracy_deg:
         order -= 1
     step = 0.8 * schedule.accuracy_translation_angst * 2.0**policy.oversampling
     step = max(min(step, 0.95 * sampling.offset_range_angst), sampling.offset_step_original_angst)

@@ -49,29 +49,34 @@ def ssnr_of(fsc: np.ndarray) -> np.ndarray:
     return (clipped / (1 - clipped))[None]
 
 
-@pytest.mark.parametrize(
-    ("policy", "start", "run", "final_order"),
-    [
-        (PARITY, sampling(4), relion_schedules.LOCAL_CTF, 5),
-        (
-            replace(PARITY, box_size=24, pixel_size_angst=20.0, particle_diameter_angst=280.0),
-            sampling(4, 100.0, 40.0),
-            relion_schedules.RIBOSOMES,
-            4,
-        ),
-    ],
-    ids=["local_ctf", "ribosomes"],
-)
-def test_replays_relion(policy: SchedulePolicy, start: SamplingState, run: list[Iteration], final_order: int) -> None:
+RUNS = {
+    "local": (PARITY, sampling(4), 10, relion_schedules.LOCAL_CTF),
+    "ribosomes": (
+        replace(PARITY, box_size=24, pixel_size_angst=20.0, particle_diameter_angst=280.0),
+        sampling(4, 100.0, 40.0),
+        10,
+        relion_schedules.RIBOSOMES,
+    ),
+    "global to local": (
+        replace(PARITY, box_size=18, particle_diameter_angst=110.0, auto_local_healpix_order=3),
+        sampling(1, 20.0, 20.0),
+        3,
+        relion_schedules.GLOBAL_TO_LOCAL,
+    ),
+}
+
+
+@pytest.mark.parametrize(("policy", "start", "incr_size", "run"), RUNS.values(), ids=RUNS)
+def test_replays_relion(policy: SchedulePolicy, start: SamplingState, incr_size: int, run: list[Iteration]) -> None:
     current, pmax = start, 0.0
-    sigma = local_prior_sigma_deg(policy, start.healpix_order)
-    schedule = with_resolution(policy, ScheduleState(), np.zeros((1, policy.box_size // 2 + 1)), 0)
+    sigma = local_prior_sigma_deg(policy, start.healpix_order) or 0.0
+    dark = np.zeros((1, policy.box_size // 2 + 1))
+    schedule = with_resolution(policy, ScheduleState(incr_size=incr_size), dark, 0)
     for number, relion in enumerate(run, start=1):
         assert not has_converged(policy, schedule)
         schedule = with_image_sizes(policy, schedule, current, pmax)
-        schedule = replace(
-            schedule, accuracy_rotation_deg=relion.accuracy[0], accuracy_translation_angst=relion.accuracy[1]
-        )
+        rotation, translation = relion.accuracy
+        schedule = replace(schedule, accuracy_rotation_deg=rotation, accuracy_translation_angst=translation)
         if number > 1:
             decision = refined_sampling(policy, schedule, current)
             assert decision.directions_changed == (decision.sampling.healpix_order != current.healpix_order)
@@ -96,7 +101,7 @@ def test_replays_relion(policy: SchedulePolicy, start: SamplingState, run: list[
         assert schedule.has_high_fsc_at_limit == relion.high_fsc
     assert has_converged(policy, schedule)
     assert with_image_sizes(policy, schedule, current, pmax, final=True).current_size == policy.box_size
-    assert refined_sampling(policy, schedule, current).sampling.healpix_order == final_order
+    assert refined_sampling(policy, schedule, current).sampling == current
 
 
 @pytest.mark.parametrize(
@@ -268,12 +273,21 @@ def test_changes_are_measured_in_steps_of_the_sampling_in_use() -> None:
 
 def test_coarser_sampling_follows_the_accuracies() -> None:
     start = sampling(4, 100.0, 10.0)
-    coarse = coarser_sampling(SMALL, settled(accuracy_rotation_deg=5.0, accuracy_translation_angst=12.0), start)
+    rough = settled(accuracy_rotation_deg=5.0, accuracy_translation_angst=12.0)
+    coarse = coarser_sampling(SMALL, rough, start)
     assert coarse.sampling.healpix_order == 3
     assert coarse.sampling.offset_step_angst == pytest.approx(19.2)
     assert coarse.directions_changed
-    exact = coarser_sampling(SMALL, settled(accuracy_rotation_deg=0.1, accuracy_translation_angst=0.1), coarse.sampling)
-    assert (exact.sampling.healpix_order, exact.sampling.offset_step_angst) == (4, 10.0)
+    exact = settled(accuracy_rotation_deg=0.1, accuracy_translation_angst=0.1)
+    restored = coarser_sampling(SMALL, exact, coarse.sampling).sampling
+    assert (restored.healpix_order, restored.offset_step_angst) == (4, 10.0)
+
+
+def test_coarser_sampling_before_there_are_accuracies_follows_the_resolution() -> None:
+    unknown = ScheduleState(current_resolution=1 / 64)
+    decision = coarser_sampling(SMALL, unknown, sampling(4, 100.0, 10.0))
+    assert decision.sampling.healpix_order == 1  # 27.7 degrees at 64 A, steps of 15 with oversampling
+    assert decision.sampling.offset_step_angst == 95.0
 
 
 def test_pose_changes() -> None:
