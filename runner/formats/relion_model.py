@@ -177,7 +177,7 @@ def parse_model(text: str, source: str) -> ModelFile:
     for group in np.flatnonzero(particles > 0):
         _read_noise(Table.of(star, f"model_group_{group + 1}", source), noise[group])
     half = HalfModel(
-        references=np.zeros((count, 0, 0, 0), dtype=np.float32),
+        references=np.zeros((count, 0, 0, 0)),
         **{name: column_matrix(spectra, label) for label, name in _SPECTRA.items()},
         sigma2_noise=noise,
         group_scale=groups.floats("rlnGroupScaleCorrection"),

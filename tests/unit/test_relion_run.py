@@ -98,7 +98,7 @@ def half_model(classes: int = 1, groups: int = 2, box: int = 16) -> HalfModel:
     noise = spectra(groups)
     noise[-1] = 0.0
     return HalfModel(
-        references=np.zeros((classes, box, box, box), dtype=np.float32),
+        references=np.zeros((classes, box, box, box)),
         tau2=spectra(classes) * 1e-6,
         sigma2_ref=spectra(classes),
         ssnr=spectra(classes),
