@@ -16,6 +16,7 @@ from runner.refinement.output import iteration_names, write_iteration, write_unf
 from runner.refinement.run import Run, open_run
 from runner.model.state import RunState
 from runner.report.events import Events, RunFinished, RunStarted
+from runner.store.objects import check_writable
 
 
 def run_refine(config: RefineConfig, events: Events) -> None:
@@ -26,6 +27,7 @@ def run_refine(config: RefineConfig, events: Events) -> None:
     UsageError, InputError, StorageError
         Flags, data or storage do not allow it; nothing is left half-written.
     """
+    check_writable(f"{config.o}_optimiser.star")
     references, voxel_size = read_references(config)
     run = open_run(config, events, len(references))
     check_references(run, references, voxel_size)

@@ -25,8 +25,8 @@ from kernels.spectra import (
 from runner.errors import InputError, UsageError
 from runner.execute.images import read_particle_volume
 from runner.execute.local import ordered_map
-from runner.formats.mrc import read_mrc
 from runner.formats.star import read_star
+from runner.formats.volumes import read_map_of_flag
 from runner.model.state import HalfModel, PoseState, RunState, SamplingState, ScheduleState
 from runner.plan.config import RefineConfig
 from runner.plan.glibc_random import initial_perturbation, random_subsets
@@ -45,16 +45,26 @@ def read_references(config: RefineConfig) -> tuple[npt.NDArray[np.float32], floa
     """The initial maps ``(n, N, N, N)`` and their voxel size: one map, or one for each row of a STAR file."""
     names = [config.ref]
     if config.ref.endswith(".star"):
-        columns = next(iter(read_star(config.ref).blocks.values())).columns
-        if "rlnReferenceImage" not in columns:
-            raise InputError(f"--ref {config.ref}: no column rlnReferenceImage; list one map a row, or give a map")
-        names = [resolve(name, config.ref) for name in columns["rlnReferenceImage"]]
-    volumes = [read_mrc(name) for name in names]
+        names = [resolve(name, config.ref) for name in _listed_references(config.ref)]
+    volumes = [read_map_of_flag("--ref", name) for name in names]
     for name, volume in zip(names, volumes, strict=True):
+        least = float(volume.data.min())
+        if least == float(volume.data.max()):
+            raise InputError(f"--ref {name}: every voxel of the map is {least:g}; give a map with a particle in it")
         if volume.data.shape != volumes[0].data.shape:
             raise InputError(f"--ref {name}: {volume.data.shape[::-1]} voxels, but {names[0]} has {volumes[0].data.shape[::-1]}")
     voxel_size = config.ref_angpix if config.ref_angpix > 0 else volumes[0].voxel_size_angst
     return np.stack([volume.data for volume in volumes]), voxel_size
+
+
+def _listed_references(url: str) -> list[str]:
+    """Names of the maps in the first table with rlnReferenceImage."""
+    for block in read_star(url).blocks.values():
+        if "rlnReferenceImage" in block.columns:
+            if not len(block):
+                raise InputError(f"--ref {url}: data_{block.name} lists no maps; write one a row, or give a map")
+            return block.columns["rlnReferenceImage"]
+    raise InputError(f"--ref {url}: no column rlnReferenceImage; list one map a row, or give a map")
 
 
 def check_references(run: Run, references: npt.NDArray[np.float32], voxel_size_angst: float) -> None:
@@ -83,6 +93,7 @@ def initial_state(run: Run, references: npt.NDArray[np.float32]) -> RunState:
     if len(maps) < run.classes:
         maps = np.repeat(maps, run.classes, axis=0)
     sampling = _initial_sampling(run)
+    _check_directions(run, sampling)
     halves = [_initial_model(run, maps, sampling, statistics) for statistics in noise_statistics(run, poses)]
     schedule = ScheduleState(incr_size=config.incr_size, best_resolution=1.0 / UNRESOLVED_ANGST)
     return RunState(
@@ -103,12 +114,21 @@ def half_members(run: Run, poses: PoseState) -> list[npt.NDArray[np.int64]]:
 
 
 def _check_halves(run: Run, poses: PoseState) -> None:
+    count, drawn = len(run.table), not run.table.random_subset.any()
     for half in (1, 2):
-        if not (poses.random_subset == half).any():
-            raise InputError(
-                f"{run.table.source}: half {half} has no particles (rlnRandomSubset); refinement needs both, "
-                "so drop the column to have them drawn"
-            )
+        if (poses.random_subset == half).any():
+            continue
+        if count < 2:
+            raise InputError(f"{run.table.source}: {count} particle, but two half sets need 2 or more; add particles")
+        way_out = f"give another --random_seed than {run.seed}" if drawn else "drop the column to have them drawn"
+        raise InputError(f"{run.table.source}: half {half} has no particles (rlnRandomSubset) of {count}; {way_out}")
+
+
+def _check_directions(run: Run, sampling: SamplingState) -> None:
+    try:
+        coarse_grid(run, sampling)
+    except ValueError as error:
+        raise UsageError(f"--healpix_order, --sym, --limit_tilt: {error}") from error
 
 
 def _low_passed(run: Run, reference: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -189,6 +209,8 @@ def _unit_power(run: Run, sphere: FloatArray | None, unit: npt.NDArray[np.int64]
     spectra, total = [], np.zeros((run.box,) * 3)
     for row in unit:
         volume = read_particle_volume(run.table, int(row)).astype(np.float64)
+        if run.ctfs is not None:
+            run.ctfs.read(int(row))  # a volume that cannot be used has to be found before anything is written
         if sphere is not None:
             volume = fill_background(volume, sphere)
         spectra.append(power_spectrum(forward(volume)))
@@ -204,11 +226,6 @@ def _initial_model(
     tau2 = np.stack([initial_tau2(power_spectrum(forward(map_.astype(np.float64))), config.tau2_fudge) for map_ in maps])
     ssnr = np.stack([initial_ssnr(spectrum, sigma2_noise, statistics.count, 1.0 / classes) for spectrum in tau2])
     directions = len(coarse_grid(run, sampling).directions_deg)
-    if not directions:
-        raise UsageError(
-            f"--healpix_order {sampling.healpix_order} with --sym {sampling.symmetry}: no direction lies in the asymmetric unit; "
-            "use a higher order"
-        )
     model = HalfModel(
         references=maps.copy(),
         tau2=tau2,

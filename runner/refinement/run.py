@@ -15,9 +15,9 @@ from kernels.orientations import AngularGrid, angular_grid
 from kernels.symmetry import operators
 from runner.errors import InputError, UsageError
 from runner.execute.images import CtfVolumes
-from runner.formats.mrc import read_mrc
 from runner.formats.particles import read_particles
 from runner.formats.star import read_star
+from runner.formats.volumes import read_map_of_flag
 from runner.model.particles import ParticleTable
 from runner.model.state import SamplingState
 from runner.plan.config import RefineConfig
@@ -214,19 +214,35 @@ def _fixed_tau2(config: RefineConfig, classes: int, shells: int) -> FloatArray:
     for block in read_star(config.tau).blocks.values():
         if {"rlnSpectralIndex", "rlnReferenceTau2"} <= block.columns.keys():
             tau2 = np.zeros(shells)
-            for index, value in zip(block.columns["rlnSpectralIndex"], block.columns["rlnReferenceTau2"], strict=True):
+            rows = zip(block.columns["rlnSpectralIndex"], block.columns["rlnReferenceTau2"], strict=True)
+            for row, (index, value) in enumerate(rows, start=1):
+                if not (index.isdecimal() and _is_not_negative(value)):
+                    raise InputError(
+                        f"--tau {config.tau} data_{block.name} row {row}: shell '{index}' with tau2 '{value}'; "
+                        "a whole number and a number of 0 or more were expected"
+                    )
                 if int(index) < shells:
                     tau2[int(index)] = float(value)
             return np.repeat(tau2[None], classes, axis=0)
     raise InputError(f"--tau {config.tau}: no table with rlnSpectralIndex and rlnReferenceTau2; give a model STAR file")
 
 
+def _is_not_negative(text: str) -> bool:
+    """Whether a text is a finite number of 0 or more."""
+    try:
+        return 0 <= float(text) < np.inf
+    except ValueError:
+        return False
+
+
 def _read_mask(url: str, box: int, flag: str) -> FloatArray:
-    mask = read_mrc(url).data.astype(np.float64)
+    mask = read_map_of_flag(flag, url).data.astype(np.float64)
     if mask.shape != (box,) * 3:
         raise InputError(f"{flag} {url}: the mask has {mask.shape[::-1]} voxels, the particles {box}; make it in their box")
     if not (mask.min() >= 0 and mask.max() <= 1):
         raise InputError(
             f"{flag} {url}: values run from {mask.min():g} to {mask.max():g}; a mask must lie between 0 and 1"
         )
+    if not mask.any():
+        raise InputError(f"{flag} {url}: the mask is zero everywhere and leaves nothing; make it again")
     return mask
