@@ -28,7 +28,7 @@ TRANSLATION_BOUND_PX = 10.0
 
 
 def pose_accuracy(
-    particles: list[Particle], axes: list[int], model: Model, class_index: int, backend: Backend
+    particles: list[Particle], axes: list[int], model: Model, class_index: int, rotations_vary: bool, backend: Backend
 ) -> tuple[float, float, FloatArray]:
     """Mean accuracy of rotation (degrees) and translation (voxels) over some particles.
 
@@ -36,6 +36,7 @@ def pose_accuracy(
     ----------
     particles : their poses, CTFs and groups are used, never their volumes.
     axes : for each particle which angle (0 rot, 1 tilt, 2 psi) and offset (0 x, 1 y, 2 z) is varied.
+    rotations_vary : whether orientations are searched at all; their accuracy is 0 otherwise.
 
     Returns
     -------
@@ -59,7 +60,9 @@ def pose_accuracy(
             values = here[0] + 1j * here[1]
             return here - shifted(values, distance * np.eye(3)[axis][None], points, model.box, host)[0]
 
-        angle, difference = _first_detected(turned, sensitivity, ROTATION_STEPS_DEG, ROTATION_BOUND_DEG)
+        angle, difference = 0.0, np.zeros_like(sensitivity)
+        if rotations_vary:
+            angle, difference = _first_detected(turned, sensitivity, ROTATION_STEPS_DEG, ROTATION_BOUND_DEG)
         rotations.append(angle)
         orientability += np.bincount(points.shell, weights=difference, minlength=len(orientability))
         shifts.append(_first_detected(moved, sensitivity, TRANSLATION_STEPS_PX, TRANSLATION_BOUND_PX)[0])

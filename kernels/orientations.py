@@ -58,7 +58,7 @@ def matrix_to_euler(matrices: npt.ArrayLike) -> FloatArray:
 
     Returns
     -------
-    float64 (..., 3) rot, tilt, psi in degrees; rot and psi in (-180, 180], tilt in [0, 180].  Where the sine of tilt is
+    float64 (..., 3) rot, tilt, psi in degrees; rot and psi in [-180, 180], tilt in [0, 180].  Where the sine of tilt is
     not above 16 float32 epsilons, rot is 0, tilt 0 or 180 and psi holds the whole in-plane rotation.
     """
     a = np.asarray(matrices, dtype=np.float64) + 0.0  # no negative zeros, for which arctan2 would return -180

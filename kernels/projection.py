@@ -54,7 +54,7 @@ def _recentre(rft: Any, r_max: int, pad: float) -> Any:
     """Cut the sphere of radius ``pad * r_max`` out of a half transform, on a centred grid."""
     size, available = padded_size(r_max, pad), rft.shape[-2] // 2
     centred = np.arange(size) - size // 2
-    inside = np.abs(centred) <= available
+    inside = (centred <= available) & (centred > -available)  # an even grid stores its Nyquist frequency as positive only
     wrapped = centred[inside] % rft.shape[-2]
     x = np.arange(min(size // 2, available) + 1)
     grid = np.zeros((size, size, size // 2 + 1), dtype=rft.dtype)

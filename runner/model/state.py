@@ -39,7 +39,7 @@ class HalfModel:
 
     Attributes
     ----------
-    references : (K, N, N, N) float32 maps, z y x, on the scale of the data.
+    references : (K, N, N, N) maps, z y x, on the scale of the data.
     tau2, sigma2_ref, ssnr, fsc, fourier_coverage : (K, S) spectra.
     orientability : (K, S) spectral orientability contribution, or None before it was ever computed.
     sigma2_noise : (G, S) noise variance of the real or the imaginary part; zeros for a group without particles.
@@ -51,7 +51,7 @@ class HalfModel:
     current_resolution : 1/Angstrom.
     """
 
-    references: npt.NDArray[np.float32]
+    references: FloatArray
     tau2: FloatArray
     sigma2_ref: FloatArray
     ssnr: FloatArray

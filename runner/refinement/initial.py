@@ -131,11 +131,11 @@ def _check_directions(run: Run, sampling: SamplingState) -> None:
         raise UsageError(f"--healpix_order, --sym, --limit_tilt: {error}") from error
 
 
-def _low_passed(run: Run, reference: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _low_passed(run: Run, reference: npt.NDArray[np.float32]) -> FloatArray:
     if run.config.ini_high <= 0:
-        return reference
+        return reference.astype(np.float64)
     weights = low_pass_weights(run.box, run.voxel_size_angst, run.config.ini_high)
-    filtered: npt.NDArray[np.float32] = inverse(forward(reference.astype(np.float64)) * weights).astype(np.float32)
+    filtered: FloatArray = inverse(forward(reference.astype(np.float64)) * weights)
     return filtered
 
 
@@ -219,7 +219,7 @@ def _unit_power(run: Run, sphere: FloatArray | None, unit: npt.NDArray[np.int64]
 
 
 def _initial_model(
-    run: Run, maps: npt.NDArray[np.float32], sampling: SamplingState, statistics: NoiseStatistics
+    run: Run, maps: FloatArray, sampling: SamplingState, statistics: NoiseStatistics
 ) -> HalfModel:
     config, classes, shells = run.config, run.classes, run.shells
     sigma2_noise = initial_sigma2_noise(statistics.power, statistics.count, statistics.average_power)

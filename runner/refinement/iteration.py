@@ -103,7 +103,7 @@ def _with_accuracy(
     run: Run, state: RunState, schedule: ScheduleState, transforms: list[list[npt.NDArray[np.complex128]]]
 ) -> tuple[RunState, ScheduleState]:
     """Estimate how accurately poses are determined, on some particles of the first half."""
-    if run.fixed_orientation or (state.iteration == 1 and run.config.firstiter_cc) or run.config.always_cc:
+    if run.config.skip_align or (state.iteration == 1 and run.config.firstiter_cc) or run.config.always_cc:
         return state, schedule
     half = state.halves[0]
     model = likelihood_model(run, state, half, transforms[0], schedule)
@@ -117,7 +117,9 @@ def _with_accuracy(
     rotation, translation = (np.full(run.classes, UNKNOWN_ACCURACY) for _ in range(2))
     orientability = np.zeros((run.classes, run.shells))
     for k in np.flatnonzero(half.pdf_class >= SMALLEST_CLASS):
-        rotation[k], pixels, orientability[k] = pose_accuracy(particles, axes, model, int(k), run.backend)
+        rotation[k], pixels, orientability[k] = pose_accuracy(
+            particles, axes, model, int(k), not run.config.skip_rotate, run.backend
+        )
         translation[k] = pixels * run.voxel_size_angst
     first = replace(
         half, accuracy_rotation_deg=rotation, accuracy_translation_angst=translation, orientability=orientability

@@ -174,6 +174,7 @@ def _policy(config: RefineConfig, box: int, voxel_size: float, diameter: float) 
         minimum_angular_sampling_deg=config.minimum_angular_sampling,
         maximum_angular_sampling_deg=config.maximum_angular_sampling,
         minimum_resolution_shell=config.minres_map,
+        changes_against_first_sampling=config.relion_parity,
     )
 
 

@@ -36,7 +36,13 @@ COMMON: dict[str, str] = {
     "--j": "1",
 }
 CLASS3D = {"--K": "1", "--iter": "1"}
-AUTO = {"--auto_refine": "", "--split_random_halves": "", "--low_resol_join_halves": "40", "--auto_iter_max": "2"}
+AUTO = {
+    "--auto_refine": "",
+    "--split_random_halves": "",
+    "--low_resol_join_halves": "40",
+    "--auto_iter_max": "2",
+    "--dont_combine_weights_via_disc": "",  # RELION would pass its sums through single-precision files
+}
 SPHERE = {"--oversampling": "0", "--healpix_order": "1"}
 TWO_PASS = {"--oversampling": "1", "--healpix_order": "0", "--iter": "2"}
 LOCAL = {"--oversampling": "1", "--healpix_order": "2", "--sigma_ang": "8", "--iter": "2"}
