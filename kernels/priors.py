@@ -125,8 +125,8 @@ def _direction_prior(
         return _within(np.zeros(len(grid.vectors)), 0.0)
     copies = np.einsum("di,gij->gdj", grid.vectors, group)
     if sigma_rot_deg > 0:
-        off_meridian = np.rad2deg(np.arcsin(np.clip(copies @ direction_vectors(prior[0] + 90.0, 90.0), -1.0, 1.0)))
-        return _within(np.abs(off_meridian).min(axis=0), sigma_rot_deg)
+        from_normal = np.arccos(np.clip(copies @ direction_vectors(prior[0] + 90.0, 90.0), -1.0, 1.0))
+        return _within(np.abs(np.rad2deg(from_normal) - 90.0).min(axis=0), sigma_rot_deg)
     tilt = np.rad2deg(np.arccos(np.clip(copies[..., 2], -1.0, 1.0)))
     return _within(_circular_distance(tilt, prior[1]).min(axis=0), sigma_tilt_deg)
 
