@@ -64,8 +64,10 @@ def maximize_halves(
         fsc = _solvent_corrected(run, sums, schedule, fsc)
     schedule = with_fsc(schedule, fsc)
     if final:
-        joined = replace(halves[0], group_particles=halves[0].group_particles + halves[1].group_particles)
-        halves, sums = [joined], [sums[0].merge(sums[1])]
+        particles = halves[0].group_particles + halves[1].group_particles
+        if run.config.relion_parity:
+            particles = halves[0].group_particles  # RELION keeps the numbers of its first half
+        halves, sums = [replace(halves[0], group_particles=particles)], [sums[0].merge(sums[1])]
     updated = []
     for half, total in zip(halves, sums, strict=True):
         noise_left = sigma2_ref(total.weight_rft[0], run.box, run.config.pad, schedule.current_size // 2)

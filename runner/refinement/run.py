@@ -106,6 +106,9 @@ def open_run(config: RefineConfig, events: Events, references: int) -> Run:
             f"--particle_diameter {diameter:g}: the box is only {box * voxel_size:g} A wide; "
             f"give at most {(box - 2 * config.maskedge) * voxel_size:g} so that background is left around the particle"
         )
+    for flag, limit in (("--ini_high", config.ini_high), ("--strict_highres_exp", config.strict_highres_exp)):
+        if limit > box * voxel_size:
+            raise UsageError(f"{flag} {limit:g}: no shell of the box is coarser than {box * voxel_size:g} A; give less")
     seed = config.random_seed if config.random_seed >= 0 else int(time.time())
     return Run(
         config=config,
