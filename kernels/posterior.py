@@ -58,7 +58,7 @@ def significant(log_weight: Any, fraction: float, most: int, xp: Any = np) -> Si
     largest = float(log_weight.max())
     if not np.isfinite(largest):
         raise FloatingPointError("no orientation has a weight above zero")
-    index = xp.flatnonzero(log_weight > largest - NEGLIGIBLE)
+    index = xp.flatnonzero(log_weight >= largest - NEGLIGIBLE)
     near = log_weight[index]
     if xp is not np:
         index, near = xp.asnumpy(index), xp.asnumpy(near)

@@ -119,8 +119,11 @@ def plan_target(table: ParticleTable, config: ReconstructConfig) -> Target:
     first = table.optics[0]
     voxel_size = config.angpix if config.angpix > 0 else first.pixel_size_angst
     r_max = first.image_size // 2
+    width = first.image_size * voxel_size
+    if config.maxres > width:
+        raise UsageError(f"--maxres {config.maxres:g}: no shell of the box is coarser than {width:g} A; give less")
     if config.maxres > 0:
-        r_max = min(r_max, int(np.ceil(first.image_size * voxel_size / config.maxres)))
+        r_max = min(r_max, int(np.ceil(width / config.maxres)))
     return Target(first.image_size, voxel_size, config.pad, r_max)
 
 

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst")
+_ORIGIN_PRIORS = tuple(f"rlnOrigin{axis}PriorAngst" for axis in "XYZ")
 _COORDINATES = tuple(
     f"rln{kind}Coordinate{axis}{unit}" for kind, unit in (("", ""), ("Centered", "Angst")) for axis in "XYZ"
 )
 _PIPELINE_JOB = re.compile(r"^.*?/job\d{3}[^/]*/")
 _ABSENT_PRIOR = 999.0
+_LARGEST_INTEGER = 2**31 - 1
 
 
 def read_particles(url: str, check_files: bool = True) -> ParticleTable:
@@ -82,7 +84,7 @@ def read_particles(url: str, check_files: bool = True) -> ParticleTable:
         angles_deg=_vectors(columns, ANGLES, len(names), url),
         origins_angst=_vectors(columns, ORIGINS, len(names), url),
         angle_priors_deg=_angle_priors(columns, len(names), url),
-        origin_priors_angst=_vectors(columns, tuple(f"rlnOrigin{axis}PriorAngst" for axis in "XYZ"), len(names), url),
+        origin_priors_angst=_vectors(columns, _ORIGIN_PRIORS, len(names), url),
         class_number=_integers(columns, "rlnClassNumber", len(names), 0, url),
         random_subset=_subsets(columns, len(names), url),
         norm_correction=_floats(columns, "rlnNormCorrection", len(names), 1.0, url),
@@ -94,6 +96,7 @@ def read_particles(url: str, check_files: bool = True) -> ParticleTable:
         notes=notes,
         dialect=version,
     )
+    _check_origins(table)
     for label in _COORDINATES:
         _floats(columns, label, len(names), 0.0, url)
     order = _micrograph_order(columns, len(names))
@@ -102,6 +105,18 @@ def read_particles(url: str, check_files: bool = True) -> ParticleTable:
     if check_files:
         check_first_volumes(table)
     return table
+
+
+def _check_origins(table: ParticleTable) -> None:
+    """An offset as wide as the box leaves nothing of the particle; tables whose boxes are unknown (0) pass."""
+    boxes = [group.image_size * group.pixel_size_angst for group in table.optics]
+    width = np.array(boxes)[table.optics_index, None]
+    for labels, values in ((ORIGINS, table.origins_angst), (_ORIGIN_PRIORS, table.origin_priors_angst)):
+        for row, axis in np.argwhere((np.abs(values) >= width) & (width > 0))[:1]:
+            raise InputError(
+                f"{table.describe(row)}: {labels[axis]} is {values[row, axis]:g} A, beyond the box of "
+                f"{width[row, 0]:g} A; correct it, or extract the particle again around its new position"
+            )
 
 
 def _particle_block(star: StarFile, url: str) -> StarBlock:
@@ -202,7 +217,7 @@ def _floats(columns: Columns, label: str, count: int, default: float, url: str) 
 
 def _integers(columns: Columns, label: str, count: int, default: int, url: str) -> IntArray:
     values = _floats(columns, label, count, default, url)
-    for row in np.flatnonzero(values != np.rint(values))[:1]:
+    for row in np.flatnonzero((values != np.rint(values)) | (np.abs(values) > _LARGEST_INTEGER))[:1]:
         raise InputError(f"{url} row {row + 1}: {label} is '{columns[label][row]}', an integer was expected")
     return values.astype(np.int64)
 

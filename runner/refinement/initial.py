@@ -39,6 +39,7 @@ FloatArray = npt.NDArray[np.float64]
 
 PARTICLES_PER_UNIT = 16
 UNRESOLVED_ANGST = 999.0
+SMALLEST_POWER_RATIO, LARGEST_POWER_RATIO = 1e-8, 1e4
 
 
 def read_references(config: RefineConfig) -> tuple[npt.NDArray[np.float32], float]:
@@ -94,7 +95,9 @@ def initial_state(run: Run, references: npt.NDArray[np.float32]) -> RunState:
         maps = np.repeat(maps, run.classes, axis=0)
     sampling = _initial_sampling(run)
     _check_directions(run, sampling)
-    halves = [_initial_model(run, maps, sampling, statistics) for statistics in noise_statistics(run, poses)]
+    statistics = noise_statistics(run, poses)
+    _check_grey_scale(run, maps, statistics)
+    halves = [_initial_model(run, maps, sampling, half) for half in statistics]
     schedule = ScheduleState(incr_size=config.incr_size, best_resolution=1.0 / UNRESOLVED_ANGST)
     return RunState(
         iteration=0,
@@ -122,6 +125,20 @@ def _check_halves(run: Run, poses: PoseState) -> None:
             raise InputError(f"{run.table.source}: {count} particle, but two half sets need 2 or more; add particles")
         way_out = f"give another --random_seed than {run.seed}" if drawn else "drop the column to have them drawn"
         raise InputError(f"{run.table.source}: half {half} has no particles (rlnRandomSubset) of {count}; {way_out}")
+
+
+def _check_grey_scale(run: Run, maps: FloatArray, statistics: list[NoiseStatistics]) -> None:
+    """Refuse a reference so far from the particles' scale that its scale alone would decide about poses."""
+    if run.config.firstiter_cc or run.config.always_cc:
+        return
+    particles = sum(half.power[:, 1:].sum() for half in statistics) / len(run.table)
+    for reference in maps:
+        ratio = power_spectrum(forward(reference.astype(np.float64)))[1:].sum() / particles
+        if not SMALLEST_POWER_RATIO < ratio < LARGEST_POWER_RATIO:
+            raise InputError(
+                f"--ref {run.config.ref}: its power is {ratio:.1e} times that of the particles, which is another grey "
+                "scale; give --firstiter_cc, or a map made of these particles (`tomoburst reconstruct`)"
+            )
 
 
 def _check_directions(run: Run, sampling: SamplingState) -> None:
