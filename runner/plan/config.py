@@ -28,14 +28,14 @@ class RefineConfig:
 
     i: str = flag("", "STAR file with the subtomograms", section=_IO)
     o: str = flag("", "output prefix, e.g. OUT/run; its folder is created", section=_IO)
-    continue_: str = flag("", "optimiser STAR file of the run to go on with", section=_IO, name="--continue")
+    continue_: str = flag(
+        "", "not available: optimiser STAR file of the run to go on with", section=_IO, name="--continue"
+    )
     overwrite: bool = flag(False, "start anew where an earlier run with other flags left its files", section=_IO)
 
     ref: str = flag("", "map, or STAR file with rlnReferenceImage (one row a class)", section=_MODEL)
     ref_angpix: float = flag(-1.0, "pixel size of the reference in A (-1: from its header)", section=_MODEL)
-    trust_ref_size: bool = flag(
-        False, "take pixel and box size of the reference, rescaling the particles", section=_MODEL
-    )
+    trust_ref_size: bool = flag(False, "not available: take pixel and box size of the reference", section=_MODEL)
     firstiter_cc: bool = flag(
         False, "iteration 1 by cross-correlation: for references on another grey scale", section=_MODEL
     )
@@ -47,7 +47,7 @@ class RefineConfig:
     flatten_solvent: bool = flag(False, "mask the reference after each iteration", section=_MODEL)
     solvent_mask: str = flag("", "mask of the reference (default: sphere of --particle_diameter)", section=_MODEL)
     solvent_mask2: str = flag("", "second mask, filled with its own mean density", section=_MODEL)
-    lowpass_mask: str = flag("", "mask of a region to be low-pass filtered", section=_MODEL)
+    lowpass_mask: str = flag("", "not available: mask of a region to be low-pass filtered", section=_MODEL)
     lowpass: float = flag(0.0, "low-pass filter of that region in A", section=_MODEL)
     K: int = flag(1, "number of classes", section=_MODEL)
     iter: int = flag(50, "number of iterations of a classification", section=_MODEL)
@@ -103,7 +103,7 @@ class RefineConfig:
     parity: str = flag("", "relion-3.1: do as RELION 3.1 does, defects included", section=_COMPUTE)
 
     pad: int = flag(2, "padding of the references' Fourier transforms", section=_EXPERT)
-    NN: bool = flag(False, "nearest-neighbour interpolation in Fourier space", section=_EXPERT)
+    NN: bool = flag(False, "not available: nearest-neighbour interpolation in Fourier space", section=_EXPERT)
     r_min_nn: int = flag(10, "shells with linear interpolation despite --NN", section=_EXPERT)
     coarse_size: int = flag(-1, "image size of the first pass in pixels (-1: automatic)", section=_EXPERT)
     adaptive_fraction: float = flag(0.999, "share of the weights that the second pass keeps", section=_EXPERT)
@@ -118,7 +118,7 @@ class RefineConfig:
     gridding_iter: int = flag(10, "iterations of the gridding correction", section=_EXPERT)
     minres_map: int = flag(5, "shells without regularisation", section=_EXPERT)
     no_map: bool = flag(False, "no regularisation: maximum likelihood", section=_EXPERT)
-    skip_maximize: bool = flag(False, "only assign poses: write the data STAR file, no maps", section=_EXPERT)
+    skip_maximize: bool = flag(False, "not available: only assign poses", section=_EXPERT)
 
     @property
     def relion_parity(self) -> bool:

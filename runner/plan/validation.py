@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 PARITIES = ("", "relion-3.1")
 MAX_HEALPIX_ORDER = 8
 MAX_OVERSAMPLING = 4
+_UNAVAILABLE = {
+    "continue_": ("--continue", "run the same command again; it starts from the beginning"),
+    "trust_ref_size": ("--trust_ref_size", "bring the reference to the box and pixel size of the particles"),
+    "lowpass_mask": ("--lowpass_mask", "filter the finished map"),
+    "NN": ("--NN", "references are interpolated linearly; leave it out"),
+    "skip_maximize": ("--skip_maximize", "poses are written with maps: give --iter 1"),
+}
 
 
 def check_refine(config: RefineConfig) -> None:
@@ -21,6 +28,7 @@ def check_refine(config: RefineConfig) -> None:
     _check_modes(config)
     _check_search(config)
     _check_numbers(config)
+    _check_available(config)
 
 
 def check_reconstruct(config: ReconstructConfig) -> None:
@@ -191,6 +199,12 @@ def _check_numbers(config: RefineConfig) -> None:
         config.gpu is None or all(part.isdigit() for part in config.gpu.replace(",", ":").split(":") if config.gpu),
         f"--gpu {config.gpu}: give nothing, one number or numbers separated by colons: --gpu 0:1",
     )
+
+
+def _check_available(config: RefineConfig) -> None:
+    """Flags of RELION that have no effect here must not be given in the belief that they have one."""
+    for field, (name, instead) in _UNAVAILABLE.items():
+        _require(not getattr(config, field), f"{name} is not available: {instead}")
 
 
 def _require(condition: bool, message: str) -> None:
