@@ -15,6 +15,7 @@ HALF_LAYOUT = Flavour("half", ctf="half")
 ASYMMETRIC = Flavour("asymmetric", ctf="asymmetric")
 PREMULTIPLIED = Flavour("premultiplied", premultiplied=True)
 TWO_STATES = Flavour("states", states=2)
+EXTRAS = Flavour("extras", extras=True)
 
 COMMON: dict[str, str] = {
     "--i": "data/particles.star",
@@ -86,6 +87,10 @@ def _case(name: str, *changes: dict[str, str] | dict[str, None] | dict[str, str 
 
 CORRECTED: dict[str, str] = {"--ctf_corrected_ref": ""}
 NO_CTF: dict[str, None] = {"--ctf": None}
+AUTO_LOCAL = {"--firstiter_cc": "", "--healpix_order": "3", "--auto_local_healpix_order": "3", "--scale": ""}
+SOLVENT = {"--skip_align": "", "--iter": "2", "--solvent_mask": "data/mask.mrc"}
+LOWPASS = {"--lowpass_mask": "data/region.mrc", "--lowpass": "70"}
+WITHOUT_SIGMA: dict[str, None] = {"--sigma_ang": None}
 TWO_REFERENCES = {"--ref": "data/refs.star", "--K": "2"}
 
 CASES = [
@@ -107,6 +112,22 @@ CASES = [
     ),
     _case("skip-align-solvent-mask", {"--skip_align": "", "--iter": "2", "--solvent_mask": "data/mask.mrc"}),
     _case("skip-align-tau2-fudge", {"--skip_align": "", "--iter": "2", "--tau2_fudge": "4"}),
+    _case("skip-align-no-map", {"--skip_align": "", "--iter": "2", "--no_map": ""}),
+    _case("skip-align-minres-map", {"--skip_align": "", "--iter": "2", "--minres_map": "3"}),
+    _case("skip-align-gridding-iter", {"--skip_align": "", "--gridding_iter": "2"}),
+    _case("skip-align-tau", {"--skip_align": "", "--iter": "2", "--tau": "data/tau.star"}, flavour=EXTRAS),
+    _case(
+        "skip-align-tau-fudge",
+        {"--skip_align": "", "--tau": "data/tau.star", "--tau2_fudge": "2", "--K": "2", "--ref": "data/refs.star"},
+        flavour=EXTRAS,
+    ),
+    _case(
+        "skip-align-ref-angpix", {"--skip_align": "", "--ref": "data/ref_1A.mrc", "--ref_angpix": "10"}, flavour=EXTRAS
+    ),
+    _case("skip-align-solvent-mask2", SOLVENT, {"--solvent_mask2": "data/mask2.mrc"}, flavour=EXTRAS),
+    _case("skip-align-lowpass-mask", SOLVENT, LOWPASS, flavour=EXTRAS),
+    _case("skip-align-lowpass-mask-mask2", SOLVENT, LOWPASS, {"--solvent_mask2": "data/mask2.mrc"}, flavour=EXTRAS),
+    _case("skip-align-lowpass-sphere", {"--skip_align": "", "--iter": "2"}, LOWPASS, flavour=EXTRAS),
     # Step 3: one grid, one pass.
     _case("skip-rotate", {"--skip_rotate": "", "--oversampling": "0", "--offset_step": "1"}),
     _case(
@@ -123,44 +144,73 @@ CASES = [
     # Step 4: two passes.
     _case("two-pass", TWO_PASS),
     _case("two-pass-scale", TWO_PASS, CORRECTED, {"--scale": "", "--iter": "3"}),
+    _case("two-pass-perturbed", TWO_PASS, {"--perturb": None}),
     _case("two-pass-maxsig", TWO_PASS, {"--maxsig": "2", "--offset_step": "1"}),
     _case("two-pass-coarse-size", TWO_PASS, {"--coarse_size": "6"}),
     _case("two-pass-oversampling-2", TWO_PASS, {"--oversampling": "2", "--iter": "1"}),
     _case("two-pass-highres-limit", TWO_PASS, {"--strict_highres_exp": "45"}),
     _case("two-pass-half-layout", TWO_PASS, CORRECTED, flavour=HALF_LAYOUT),
     _case("two-pass-premultiplied", TWO_PASS, CORRECTED, flavour=PREMULTIPLIED),
+    _case("two-pass-lowres-limit", TWO_PASS, {"--strict_lowres_exp": "85"}),
+    _case("two-pass-lowres-highres-limit", TWO_PASS, {"--strict_lowres_exp": "85", "--strict_highres_exp": "45"}),
+    _case("two-pass-skip-maximize", TWO_PASS, {"--skip_maximize": ""}),
+    _case("two-pass-incr-size", TWO_PASS, {"--incr_size": "2"}),
     # Step 5: local priors.
     _case("local-one-pass", LOCAL, {"--oversampling": "0", "--iter": "1"}),
     _case("local", LOCAL),
     _case("local-corrected-scale", LOCAL, CORRECTED, {"--scale": ""}),
     _case("local-no-ctf", LOCAL, NO_CTF, {"--scale": ""}),
+    _case("local-rot", LOCAL, {"--sigma_rot": "8", "--healpix_order": "1", "--iter": "1"}, WITHOUT_SIGMA),
+    _case("local-tilt", LOCAL, {"--sigma_tilt": "8", "--healpix_order": "1", "--iter": "1"}, WITHOUT_SIGMA),
+    _case("local-psi", LOCAL, {"--sigma_psi": "8", "--healpix_order": "1", "--iter": "1"}, WITHOUT_SIGMA),
+    _case("local-rot-tilt", LOCAL, {"--sigma_rot": "12", "--sigma_tilt": "6", "--iter": "1"}, WITHOUT_SIGMA),
+    _case("local-three-sigmas", LOCAL, {"--sigma_rot": "12", "--sigma_tilt": "6", "--sigma_psi": "9"}, WITHOUT_SIGMA),
     # Step 6: cross-correlation.
     _case("cc", TWO_PASS, {"--firstiter_cc": "", "--healpix_order": "1"}),
     _case("cc-corrected", TWO_PASS, CORRECTED, {"--firstiter_cc": "", "--iter": "1"}),
     _case("cc-local-scale", LOCAL, {"--firstiter_cc": "", "--scale": ""}),
+    _case("always-cc", TWO_PASS, {"--always_cc": ""}),
     # Classes and symmetry.
     _case("classes-skip-align", {"--skip_align": "", "--iter": "2"}, TWO_REFERENCES, CORRECTED, flavour=TWO_STATES),
     _case("classes-two-pass", TWO_PASS, TWO_REFERENCES, CORRECTED, flavour=TWO_STATES),
     _case("classes-local", LOCAL, TWO_REFERENCES, {"--scale": "", "--tau2_fudge": "2"}, flavour=TWO_STATES),
+    _case("classes-seeded", TWO_PASS, {"--K": "2", "--iter": "3"}, CORRECTED, flavour=TWO_STATES),
+    _case("classes-seeded-cc", TWO_PASS, {"--K": "2", "--iter": "3", "--firstiter_cc": ""}, flavour=TWO_STATES),
+    _case("classes-grown", TWO_PASS, {"--K": "2", "--iter": "3"}, flavour=TWO_STATES),
+    _case("classes-grown-cc", TWO_PASS, {"--K": "2", "--iter": "3", "--firstiter_cc": ""}, flavour=TWO_STATES),
+    _case("classes-grown-skip-align", {"--skip_align": "", "--K": "3", "--iter": "2"}, flavour=TWO_STATES),
+    _case("classes-symmetries", TWO_PASS, TWO_REFERENCES, {"--sym": "C3,D2"}, flavour=TWO_STATES),
+    _case(
+        "classes-coarser",
+        TWO_PASS,
+        TWO_REFERENCES,
+        {"--allow_coarser_sampling": "", "--healpix_order": "1"},
+        flavour=TWO_STATES,
+    ),
     _case("symmetry-c3", TWO_PASS, {"--sym": "C3", "--healpix_order": "1"}),
     _case("symmetry-d2", TWO_PASS, {"--sym": "D2", "--healpix_order": "1"}),
     _case("symmetry-d2-local", LOCAL, {"--sym": "D2"}),
     # Step 8: split halves and the automated schedule.
     _case("auto", {"--firstiter_cc": "", "--healpix_order": "1", "--scale": ""}, halves=True),
     _case("auto-no-ctf", {"--firstiter_cc": "", "--healpix_order": "1"}, NO_CTF, halves=True),
+    _case(
+        "auto-random-halves", {"--i": "data/unsplit.star", "--firstiter_cc": "", "--healpix_order": "1"}, halves=True
+    ),
     _case("auto-no-join", {"--healpix_order": "1", "--low_resol_join_halves": None}, CORRECTED, halves=True),
     _case("auto-c3", {"--firstiter_cc": "", "--healpix_order": "1", "--sym": "C3"}, halves=True),
+    _case("auto-local", AUTO_LOCAL, halves=True),
+    _case("auto-local-perturbed", AUTO_LOCAL, {"--perturb": None}, halves=True),
     _case(
-        "auto-local",
-        {"--firstiter_cc": "", "--healpix_order": "3", "--auto_local_healpix_order": "3", "--scale": ""},
+        "auto-solvent-correct",
+        {"--solvent_mask": "data/mask.mrc", "--solvent_correct_fsc": "", "--healpix_order": "1"},
         halves=True,
     ),
-    # Perturbed, because on the unperturbed grid local searches start from grid points: directions exactly three sigmas away are
-    # decided by rounding, and RELION loses the nearest direction where the rounded cosine exceeds 1.
+    # Perturbed, because on the unperturbed grid a refined sampling meets each particle's last pose exactly: RELION then
+    # takes the arc cosine of 1 + 2e-16 and drops that direction for some particles, by chance of rounding.
     _case(
         "auto-to-the-end",
         {"--firstiter_cc": "", "--healpix_order": "1", "--auto_local_healpix_order": "3", "--auto_iter_max": "30"},
-        {"--scale": "", "--perturb": "0.5"},
+        {"--scale": "", "--perturb": None},
         halves=True,
     ),
 ]

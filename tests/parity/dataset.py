@@ -28,13 +28,14 @@ class Flavour:
     ctf: str = "cube"  # "cube", "half" (FFTW half layout) or "asymmetric" (a cube that is not centro-symmetric)
     premultiplied: bool = False
     states: int = 1
+    extras: bool = False  # also further masks, a tau2 spectrum and a map with a wrong voxel size in its header
 
 
-def write_mrc(path: Path, data: Array) -> None:
-    """Write float32 ``data`` (z, y, x) as a mode-2 MRC file with the voxel size of this data set."""
+def write_mrc(path: Path, data: Array, pixel_angst: float = PIXEL_ANGST) -> None:
+    """Write float32 ``data`` (z, y, x) as a mode-2 MRC file, by default with the voxel size of this data set."""
     nz, ny, nx = data.shape
     header = bytearray(1024)
-    cell = (nx * PIXEL_ANGST, ny * PIXEL_ANGST, nz * PIXEL_ANGST)
+    cell = (nx * pixel_angst, ny * pixel_angst, nz * pixel_angst)
     struct.pack_into("<10i6f3i", header, 0, nx, ny, nz, 2, 0, 0, 0, nx, ny, nz, *cell, 90.0, 90.0, 90.0, 1, 2, 3)
     struct.pack_into("<4s4B", header, 208, b"MAP ", 0x44, 0x44, 0, 0)
     struct.pack_into("<4f", header, 76, float(data.min()), float(data.max()), float(data.mean()), 0.0)
@@ -153,10 +154,14 @@ def build(folder: Path, flavour: Flavour) -> None:
     optics = ["1", "opticsGroup1", "300.0", "2.7", f"{PIXEL_ANGST:.6f}", str(BOX), "3", str(int(flavour.premultiplied))]
     table = ("optics", optics_labels, [optics])
     (folder / "particles.star").write_text(_star([table, ("particles", particle_labels, rows)]))
+    unsplit = [row[:-1] for row in rows]
+    (folder / "unsplit.star").write_text(_star([table, ("particles", particle_labels[:-1], unsplit)]))
     classified = [[*row, str(1 + index % 2)] for index, row in enumerate(rows)]
     labels = [*particle_labels, "rlnClassNumber"]
     (folder / "classified.star").write_text(_star([table, ("particles", labels, classified)]))
     _references(folder)
+    if flavour.extras:
+        _extras(folder)
 
 
 def _references(folder: Path) -> None:
@@ -172,6 +177,19 @@ def _references(folder: Path) -> None:
     write_mrc(folder / "mask.mrc", np.clip(0.5 * (7.5 - radius), 0.0, 1.0))
     curve = [[str(shell), f"{1.0 / (1.0 + np.exp(shell - 5.0)):.6f}"] for shell in range(BOX // 2 + 1)]
     (folder / "fsc.star").write_text(_star([("fsc", ["rlnSpectralIndex", "rlnGoldStandardFsc"], curve)]))
+
+
+def _extras(folder: Path) -> None:
+    """Two soft masks inside the particle, a tau2 spectrum, and the first reference with a wrong voxel size."""
+    axis = np.arange(BOX) - BOX // 2
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    for name, (cx, cy, cz), radius in (("mask2", (0.0, 0.0, 0.0), 2.0), ("region", (2.0, -1.0, 1.0), 3.0)):
+        distance = np.sqrt((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2)
+        write_mrc(folder / f"{name}.mrc", np.clip(0.5 * (radius + 2.0 - distance), 0.0, 1.0))
+    spectrum = [[str(shell), f"{2e-4 * np.exp(-shell / 3.0):.6e}"] for shell in range(BOX // 2 + 1)]
+    (folder / "tau.star").write_text(_star([("tau", ["rlnSpectralIndex", "rlnReferenceTau2"], spectrum)]))
+    reference = density(euler_matrix((2.0, 3.0, -1.0)), np.array([0.2, -0.1, 0.1]))
+    write_mrc(folder / "ref_1A.mrc", reference, pixel_angst=1.0)
 
 
 def digest(folder: Path) -> str:
