@@ -125,8 +125,8 @@ def _posterior(
         tried = xp.asarray(np.isfinite(orientation))[:, :, None]
         coarse = winner(xp.where(tried, scores, np.inf).ravel())
     else:
-        prior = orientation[:, :, None] + offset[None, None, :]
-        log_weight = xp.asarray(prior, dtype=backend.real) - scores
+        prior = (xp.asarray(each, dtype=backend.real) for each in (orientation, offset))
+        log_weight = _log_weight(*prior, scores)
         coarse = significant(log_weight.ravel(), search.adaptive_fraction, search.max_significant, xp)
     k, r, t = np.unravel_index(coarse.index, scores.shape)
     log_prior = np.zeros(len(k)) if search.cross_correlation else orientation[k, r] + offset[t]
@@ -137,6 +137,13 @@ def _posterior(
     else:
         points, found = _second_pass(terms, candidates, search, model, (k, r, t), log_prior, backend)
     return _Posterior(points, _assignment(particle, points, found, coarse.count, terms, model, search))
+
+
+def _log_weight(orientation: Any, offset: Any, scores: Any) -> Any:
+    """(K, R, T) logarithm of prior times likelihood, but for constants."""
+    log_weight = orientation[:, :, None] - scores
+    log_weight += offset
+    return log_weight
 
 
 def _coarse_points(

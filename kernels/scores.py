@@ -28,6 +28,9 @@ from kernels.sphere import Sphere, shifted, sphere
 
 IntArray = npt.NDArray[np.int64]
 
+CACHED_VALUES = 1 << 22
+"""Rotated references are taken in blocks of about this many numbers, which stay in cache between sampling and product."""
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -110,7 +113,7 @@ def coarse_scores(
     scores = xp.empty(shape, dtype=backend.real)
     length = 2 * len(points)
     particles = _fitting(len(terms), len(shifts_px) * length, backend)
-    rows = _fitting(len(matrices), 2 * length, backend)
+    rows = max(1, min(_fitting(len(matrices), 2 * length, backend), CACHED_VALUES // length))
     norms = xp.stack([term.norm for term in terms])
     for p in _slices(len(terms), particles):
         images = xp.concatenate([shifted(term.cross, shifts_px, points, model.box, backend) for term in terms[p]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -21,6 +22,8 @@ from runner.model.state import HalfModel, PoseState, RunState, SamplingState, Sc
 from runner.refinement.run import Run, coarse_grid
 
 IntArray = npt.NDArray[np.int64]
+
+SMALLEST_UNIT, LARGEST_UNIT = 10, 32
 
 
 def transform_references(run: Run, half: HalfModel, schedule: ScheduleState) -> list[npt.NDArray[np.complex128]]:
@@ -91,45 +94,45 @@ def uses_cross_correlation(run: Run, iteration: int) -> bool:
     return run.config.always_cc or (iteration == 1 and run.config.firstiter_cc)
 
 
-def run_units(
-    run: Run,
-    model: Model,
-    search: Search,
-    poses: PoseState,
-    only_class: IntArray,
-    rows: IntArray,
-    progress: Callable[[int], None],
-) -> tuple[Accumulators, list[Assignment]]:
-    """E-step over the particles ``rows``.
+@dataclass(frozen=True)
+class Unit:
+    """Some particles of one half, to be compared with that half's model."""
 
-    Units are cut by the number of particles alone, and their sums are merged in order, so that the result does not depend
-    on the number of threads.
+    half: int
+    model: Model
+    search: Search
+    rows: IntArray
+
+
+def cut_units(half: int, model: Model, search: Search, rows: IntArray) -> list[Unit]:
+    """Units of one half: few enough particles for several units in a small set, enough to share rotated references.
+
+    The cuts depend on the number of particles alone, never on the number of threads.
     """
-    size = unit_size(len(rows))
-    units = [rows[start : start + size] for start in range(0, len(rows), size)]
-    compute = partial(_unit, run, model, search, poses, only_class)
-    sums = None
+    size = int(np.clip(-(-len(rows) // 4), SMALLEST_UNIT, LARGEST_UNIT))
+    return [Unit(half, model, search, rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def run_units(
+    run: Run, units: list[Unit], poses: PoseState, only_class: IntArray, progress: Callable[[int], None]
+) -> tuple[list[Accumulators], list[Assignment]]:
+    """E-step over ``units``: the sums of each half, merged in the order of the units, and all assignments."""
+    sums: dict[int, Accumulators] = {}
     assignments: list[Assignment] = []
-    for part, assigned in ordered_map(compute, units, run.config.j):
-        sums = part if sums is None else sums.merge(part)
+    results = ordered_map(partial(_compute, run, poses, only_class), units, run.config.j)
+    for unit, (part, assigned) in zip(units, results, strict=True):
+        sums[unit.half] = sums[unit.half].merge(part) if unit.half in sums else part
         assignments.extend(assigned)
         progress(len(assigned))
-    if sums is None:
-        raise InputError(f"{run.table.source}: no particle is left to align")
-    return sums, assignments
+    return [sums[half] for half in sorted(sums)], assignments
 
 
-def unit_size(particles: int) -> int:
-    """Particles per unit: few enough for several units in a small set, enough to share rotated references."""
-    return int(np.clip(-(-particles // 4), 4, 32))
-
-
-def _unit(
-    run: Run, model: Model, search: Search, poses: PoseState, only_class: IntArray, unit: IntArray
+def _compute(
+    run: Run, poses: PoseState, only_class: IntArray, unit: Unit
 ) -> tuple[Accumulators, list[Assignment]]:
-    particles = [particle_at(run, poses, int(row), int(only_class[row])) for row in unit]
+    particles = [particle_at(run, poses, int(row), int(only_class[row])) for row in unit.rows]
     try:
-        return expectation(particles, model, search, run.mask, run.rules, run.backend)
+        return expectation(particles, unit.model, unit.search, run.mask, run.rules, run.backend)
     except DegenerateParticleError as error:
         raise InputError(
             f"{run.table.describe(error.index)}: no pose has a weight above zero; check this particle and its CTF volume for "

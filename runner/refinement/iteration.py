@@ -24,6 +24,8 @@ from runner.plan.schedule import (
     with_resolution,
 )
 from runner.refinement.expectation import (
+    Unit,
+    cut_units,
     likelihood_model,
     particle_at,
     pose_search,
@@ -198,7 +200,7 @@ def _announce(run: Run, state: RunState, schedule: ScheduleState) -> None:
 
 def _expectation(run: Run, state: RunState, models: list[Model]) -> tuple[list[Accumulators], PoseState]:
     """E-step of every half; the new poses of all particles."""
-    poses, sums, done = _copied(state.poses), [], 0
+    poses, done = _copied(state.poses), 0
 
     def progress(count: int) -> None:
         nonlocal done
@@ -206,12 +208,13 @@ def _expectation(run: Run, state: RunState, models: list[Model]) -> tuple[list[A
         run.events.emit(UnitFinished(done, len(run.table)))
 
     only_class = _class_restriction(run, state)
-    for half, model, rows in zip(state.halves, models, half_members(run, state.poses), strict=True):
+    units: list[Unit] = []
+    for number, (half, rows) in enumerate(zip(state.halves, half_members(run, state.poses), strict=True)):
         search = pose_search(run, half, state.sampling, state.iteration)
-        total, assignments = run_units(run, model, search, state.poses, only_class, rows, progress)
-        sums.append(total)
-        for assignment in assignments:
-            _assign(poses, assignment)
+        units += cut_units(number, models[number], search, rows)
+    sums, assignments = run_units(run, units, state.poses, only_class, progress)
+    for assignment in assignments:
+        _assign(poses, assignment)
     return sums, poses
 
 
