@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand
 
-from runner.errors import TomoburstError
+from runner.errors import Preempted, TomoburstError
 from runner.plan.config import ReconstructConfig, RefineConfig
 from runner.plan.flags import flags_of
 from runner.plan.relion_flags import (
@@ -139,8 +140,17 @@ add_command(
 add_command(DemoConfig, "demo", "Simulate, reconstruct and refine a small case, and show what came out.")
 
 
+class _Stopped(BaseException):
+    """SIGTERM, on its way through code that turns exceptions into other ones."""
+
+
+def _stop(*_: object) -> None:
+    raise _Stopped
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; every failure is one line on standard error and a code of docs/exit-codes.md."""
+    signal.signal(signal.SIGTERM, _stop)
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -148,6 +158,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code."""
     try:
         code = app(list(arguments) or ["--help"], prog_name="tomoburst", standalone_mode=False)
+    except _Stopped:
+        return _fail("stopped (SIGTERM): finished files are kept; run the same command again", Preempted.exit_code)
     except TomoburstError as error:
         return _fail(str(error), error.exit_code)
     except typer.TyperException as error:

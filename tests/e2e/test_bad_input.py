@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from runner import cli
+from runner.formats.mrc import read_mrc
 from runner.plan.simulate_config import SimulateConfig
 from runner.simulate import run_simulate
 from tests.conftest import REPOSITORY
@@ -301,6 +306,53 @@ def test_a_process_ends_the_same_way(name: str, folder: Path) -> None:
     line = error_line(done.stderr)
     assert [words for words in case.says if words not in line] == [], line
     assert listing(folder) == before
+
+
+@pytest.mark.parametrize("number", [2, 8, 10])
+def test_a_full_disk_leaves_whole_files(
+    number: int, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["refine", *WORKING["refine"].split()]
+    assert cli.run(words) == 0
+    whole = listing((folder / "out").rename("whole"))
+    opened = 0
+
+    def fdopen(handle: int, mode: str, original: Callable[..., Any] = os.fdopen) -> Any:
+        nonlocal opened
+        opened += 1
+        if opened < number:
+            return original(handle, mode)
+        os.close(handle)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    capsys.readouterr()
+    monkeypatch.setattr(os, "fdopen", fdopen)
+    assert cli.run(words) == STORAGE
+    assert "No space left on device" in error_line(capsys.readouterr().err)
+    written = listing(folder / "out")
+    assert len(written) == number - 1
+    assert [name for name in written if written[name] != whole[name]] == []
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_stopped_run_leaves_whole_files(sent: signal.Signals, code: int, folder: Path) -> None:
+    words = ["refine", *WORKING["refine"].split(), "--iter", "5000"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from runner.cli import main; main()", *words],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if '"iteration_finished"' in line:
+            process.send_signal(sent)
+            break
+    rest = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(120) == code
+    assert error_line(rest)
+    files = sorted((folder / "out").iterdir())
+    assert [file.name for file in files if file.suffix not in (".mrc", ".star", ".bild")] == []
+    assert all(read_mrc(str(file)).data.shape == (BOX,) * 3 for file in files if file.suffix == ".mrc")
 
 
 def test_names_are_unique() -> None:
