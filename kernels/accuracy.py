@@ -1,6 +1,6 @@
 """How accurately poses can be determined: the rotation and the shift at which the data would notice the difference.
 
-Source: relion-algorithm.md section 6.5; Scheres, J. Struct. Biol. 180, 519 (2012).
+Source: RELION 3.1's rule; Scheres, J. Struct. Biol. 180, 519 (2012).
 """
 
 from __future__ import annotations

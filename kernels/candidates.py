@@ -1,4 +1,6 @@
-"""Which orientations and translations are tried, with their prior probabilities, and the children of the promising ones."""
+"""Which orientations and translations are tried, with their prior probabilities, and the children of the promising
+ones.
+"""
 
 from __future__ import annotations
 
@@ -130,4 +132,5 @@ def _scaled_to_mean_one(log_prior: FloatArray, count: int) -> FloatArray:
     if not np.isfinite(largest):
         return log_prior
     scaled: FloatArray = log_prior - largest
-    return scaled - np.log(np.exp(scaled).sum() / count)
+    normalised: FloatArray = scaled - np.log(np.exp(scaled).sum() / count)
+    return normalised

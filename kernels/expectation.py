@@ -1,7 +1,7 @@
 """The E-step of one work unit: posteriors of its particles' poses, and the weighted sums over them.
 
-Read :func:`expectation` first; it goes through the steps in order.  Source: relion-algorithm.md section 4; Scheres, J. Mol. Biol.
-415, 406 (2012).
+Read :func:`expectation` first; it goes through the steps in order.  Source: Scheres,
+J. Mol. Biol. 415, 406 (2012).
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ def _first_pass(
         for start in range(0, len(group), batch):
             members = group[start : start + batch]
             terms = [_terms(particle, model, search, model.coarse_size, backend) for particle in members]
-            scores = coarse_scores(
-                terms, matrices, shifts, model.coarse_size, search.cross_correlation, model, backend
-            )
+            scores = coarse_scores(terms, matrices, shifts, model.coarse_size, search.cross_correlation, model, backend)
             yield from ((particle, candidates, score) for particle, score in zip(members, scores, strict=True))
 
 
@@ -125,8 +123,9 @@ def _posterior(
         tried = xp.asarray(np.isfinite(orientation))[:, :, None]
         coarse = winner(xp.where(tried, scores, np.inf).ravel())
     else:
-        prior = (xp.asarray(each, dtype=backend.real) for each in (orientation, offset))
-        log_weight = _log_weight(*prior, scores)
+        log_weight = _log_weight(
+            xp.asarray(orientation, dtype=backend.real), xp.asarray(offset, dtype=backend.real), scores
+        )
         coarse = significant(log_weight.ravel(), search.adaptive_fraction, search.max_significant, xp)
     k, r, t = np.unravel_index(coarse.index, scores.shape)
     log_prior = np.zeros(len(k)) if search.cross_correlation else orientation[k, r] + offset[t]

@@ -1,7 +1,8 @@
 """Centred Fourier transforms with RELION's scaling, cropping and phase shifts.
 
-The forward transform is divided by the number of voxels and its phase origin is the box centre ``size//2``; the inverse is
-not scaled.  Half transforms carry the suffix ``_rft``.  Source: relion-algorithm.md sections 1.2 and 1.4.
+The forward transform is divided by the number of voxels and its phase origin is the box centre ``size//2``; the
+inverse is not scaled.  Half transforms carry the suffix ``_rft``.  Source: RELION 3.1's
+conventions.
 """
 
 from __future__ import annotations

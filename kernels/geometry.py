@@ -1,8 +1,8 @@
 """Boxes, frequencies and shells: which Fourier coefficients exist and how they are counted.
 
-Arrays are z, y, x.  A half transform of a cubic box of even size ``n`` has shape ``(n, n, n//2 + 1)``; along z and y the
-index ``i`` stands for the frequency ``i`` up to and including Nyquist (``i <= n/2``) and for ``i - n`` beyond it.
-Source: relion-algorithm.md sections 1.4 and 1.5.
+Arrays are z, y, x.  A half transform of a cubic box of even size ``n`` has shape ``(n, n, n//2 + 1)``; along z and y
+the index ``i`` stands for the frequency ``i`` up to and including Nyquist (``i <= n/2``) and for ``i - n`` beyond it.
+Source: RELION 3.1's conventions, verified by the parity tests.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def half_shape(size: int) -> tuple[int, int, int]:
 
 
 def frequencies(size: int) -> IntArray:
-    """Signed integer frequencies of a full axis of an even ``size``; Nyquist counts as ``+size/2``. Shape ``(size,)``."""
+    """Signed integer frequencies of a full axis of an even ``size``; Nyquist counts as ``+size/2``. Shape
+    ``(size,)``.
+    """
     index = np.arange(size)
     return np.where(index < size // 2 + 1, index, index - size)
 

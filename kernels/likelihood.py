@@ -24,7 +24,8 @@ class Rules:
     ----------
     offset_prior_in_angst : measure the offset prior in Angstrom throughout, where RELION adds old offsets in pixels.
     keep_offset_fraction : centre the search on the whole old offset, where RELION rounds it to voxels.
-    smooth_direction_prior : add one pseudo-particle per direction, where RELION never revisits a direction of zero weight.
+    smooth_direction_prior : add one pseudo-particle per direction, where RELION never revisits a direction of zero
+        weight.
     polar_safe_prior : carry psi along the great circle in local searches, where RELION compares psi itself.
     class_prior_in_local_search : include the class distribution in local searches, where RELION leaves it out.
     """
@@ -141,8 +142,8 @@ class Mask:
 
     Attributes
     ----------
-    radius_px, edge_px : of the sphere; zero_fill : mean background outside, otherwise coloured noise seeded with ``seed``
-    plus the particle's index.
+    radius_px, edge_px : of the sphere; zero_fill : mean background outside, otherwise coloured noise seeded with
+    ``seed`` plus the particle's index.
     """
 
     radius_px: float

@@ -60,13 +60,17 @@ def fill_background(
 
 
 def flatten_solvent(
-    volume: npt.NDArray[np.floating], mask: FloatArray, mean_mask: FloatArray | None = None
+    volume: npt.NDArray[np.floating],
+    mask: FloatArray,
+    mean_mask: FloatArray | None = None,
+    kept: FloatArray | None = None,
 ) -> FloatArray:
     """Multiply a map by a solvent mask in [0, 1].
 
     Parameters
     ----------
     volume, mask : (n, n, n).
+    kept : (n, n, n), optional density to add to the masked map, e.g. a low-passed region (RELION's ``--lowpass_mask``).
     mean_mask : (n, n, n), optional second mask: where it is 1 the density becomes its own mean weighted by that mask
         (RELION's ``--solvent_mask2``, e.g. for the inside of a virus).
 
@@ -75,6 +79,8 @@ def flatten_solvent(
     (n, n, n) float64.
     """
     flattened: FloatArray = np.asarray(volume * mask, dtype=np.float64)
+    if kept is not None:
+        flattened += kept
     if mean_mask is None:
         return flattened
     total = float(mean_mask.sum())

@@ -1,7 +1,7 @@
 """From scores to posterior weights, and which of them are significant.
 
 Weights are kept as logarithms relative to the largest: sums run over the points that can matter in double precision.
-Source: relion-algorithm.md sections 4.5 and 4.6.
+Source: RELION 3.1's rule; Scheres, J. Struct. Biol. 180, 519 (2012).
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def significant(log_weight: Any, fraction: float, most: int, xp: Any = np) -> Si
     Parameters
     ----------
     log_weight : (n,) array on the device of ``xp``; ``-inf`` where a point was not tried.
-    fraction : RELION's adaptive fraction; the point at which the running sum first exceeds it sets the threshold, and points
+    fraction : RELION's adaptive fraction; the point at which the running sum first exceeds it sets the threshold, and
+        points
         as heavy as the threshold are significant too.
     most : cap on the accumulated points, or -1.
 

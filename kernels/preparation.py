@@ -37,11 +37,14 @@ class PreparedParticle:
     scale: float
 
 
-def prepare(particle: Particle, model: Model, mask: Mask, rules: Rules, keep_offset: bool, backend: Backend) -> PreparedParticle:
+def prepare(
+    particle: Particle, model: Model, mask: Mask, rules: Rules, keep_offset: bool, backend: Backend
+) -> PreparedParticle:
     """Centre, mask, transform and crop one particle.
 
-    The volume is moved by the old offset rounded to whole voxels, with zeros entering from outside.  The fraction that remains
-    is applied as a phase where ``rules.keep_offset_fraction`` or ``keep_offset`` (poses are not searched) asks for it.
+    The volume is moved by the old offset rounded to whole voxels, with zeros entering from outside.  The fraction
+    that remains is applied as a phase where ``rules.keep_offset_fraction`` or ``keep_offset`` (poses are not
+    searched) asks for it.
     """
     offset_px = particle.origin_angst / model.voxel_size_angst
     whole_px = relion_round(offset_px)
@@ -99,4 +102,4 @@ def _power(rft: Any) -> FloatArray:
     shell = likelihood_shells(rft.shape[-2]).ravel()
     counted = shell > 0
     squared = rft.real.ravel()[counted].astype(np.float64) ** 2 + rft.imag.ravel()[counted].astype(np.float64) ** 2
-    return np.bincount(shell[counted], weights=squared, minlength=rft.shape[-1])
+    return np.asarray(np.bincount(shell[counted], weights=squared, minlength=rft.shape[-1]), dtype=np.float64)

@@ -1,11 +1,12 @@
 """Rotate-and-sample a padded reference in Fourier space, and its exact adjoint, insertion.
 
-The reference is a centred half grid ``(P, P, P//2 + 1)``: z and y centred, x from 0.  The transform of a particle with rotation
-matrix ``A`` at frequency ``k`` is the reference at ``A^-1 k * pad``, by trilinear interpolation; points with negative x are
-reached through Friedel symmetry.  Source: relion-algorithm.md sections 4.3 and 5.1; Scheres, J. Struct. Biol. 180, 519 (2012).
+The reference is a centred half grid ``(P, P, P//2 + 1)``: z and y centred, x from 0.  The transform of a particle
+with rotation matrix ``A`` at frequency ``k`` is the reference at ``A^-1 k * pad``, by trilinear interpolation; points
+with negative x are reached through Friedel symmetry.  Source: Scheres, J.
+Struct. Biol. 180, 519 (2012).
 
-The compiled kernels serve the CPU; the ``*_arrays`` functions are the same mathematics for any array module and their twins in
-the tests.
+The compiled kernels serve the CPU; the ``*_arrays`` functions are the same mathematics for any array module and their
+twins in the tests.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def reference_rft(reference: Any, pad: float, r_max: int) -> Any:
 
     Returns
     -------
-    (P, P, P//2 + 1) complex128 array with ``P = padded_size(r_max, pad)``, zero outside the sphere of radius ``pad * r_max``.
+    (P, P, P//2 + 1) complex128 array with ``P = padded_size(r_max, pad)``, zero outside the sphere of radius ``pad *
+    r_max``.
     """
     size = reference.shape[-1]
     corrected = np.asarray(reference, dtype=np.float64) / interpolation_correction(size, pad)
@@ -54,7 +56,9 @@ def _recentre(rft: Any, r_max: int, pad: float) -> Any:
     """Cut the sphere of radius ``pad * r_max`` out of a half transform, on a centred grid."""
     size, available = padded_size(r_max, pad), rft.shape[-2] // 2
     centred = np.arange(size) - size // 2
-    inside = (centred <= available) & (centred > -available)  # an even grid stores its Nyquist frequency as positive only
+    inside = (centred <= available) & (
+        centred > -available
+    )  # an even grid stores its Nyquist frequency as positive only
     wrapped = centred[inside] % rft.shape[-2]
     x = np.arange(min(size // 2, available) + 1)
     grid = np.zeros((size, size, size // 2 + 1), dtype=rft.dtype)
@@ -101,9 +105,9 @@ def insert(data: Any, weight: Any, matrices: Any, frequencies_xyz: Any, values: 
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _sample(flat, size, rotations, points, stacked):  # type: ignore[no-untyped-def]
-    # ``flat`` holds the reference as interleaved real and imaginary parts; positions are moved to be positive before they are
-    # truncated, and indices are unsigned, so that no index needs wrapping.
+def _sample(flat: Any, size: int, rotations: Any, points: Any, stacked: Any) -> None:
+    # ``flat`` holds the reference as interleaved real and imaginary parts; positions are moved to be positive before
+    # they are truncated, and indices are unsigned, so that no index needs wrapping.
     half = size // 2 + 1
     real = rotations.dtype.type
     centre, one = real(size // 2), real(1)
@@ -133,7 +137,7 @@ def _sample(flat, size, rotations, points, stacked):  # type: ignore[no-untyped-
 
 
 @numba.njit(cache=True, nogil=True)
-def _insert(data, weight, rotations, points, values, weights):  # type: ignore[no-untyped-def]
+def _insert(data: Any, weight: Any, rotations: Any, points: Any, values: Any, weights: Any) -> None:
     centre = data.shape[0] // 2
     for n in range(rotations.shape[0]):
         r = rotations[n]
@@ -181,7 +185,7 @@ def _taps(rotations: Any, points: Any, size: int, xp: Any) -> tuple[Any, list[tu
 
 
 def sample_arrays(reference: Any, rotations: Any, points: Any, xp: Any) -> Any:
-    """:func:`sample` with whole-array operations; ``rotations`` are ``pad * A^T``, everything on the device of ``xp``."""
+    """:func:`sample` with whole-array operations on the device of ``xp``; ``rotations`` are ``pad * A^T``."""
     sign, taps = _taps(rotations, points, reference.shape[0], xp)
     flat = reference.reshape(-1)
     value = sum(flat[index] * factor for index, factor in taps)
@@ -189,7 +193,7 @@ def sample_arrays(reference: Any, rotations: Any, points: Any, xp: Any) -> Any:
 
 
 def insert_arrays(data: Any, weight: Any, rotations: Any, points: Any, values: Any, weights: Any, xp: Any) -> None:
-    """:func:`insert` with whole-array operations; ``rotations`` are ``pad * A^T``, everything on the device of ``xp``."""
+    """:func:`insert` with whole-array operations on the device of ``xp``; ``rotations`` are ``pad * A^T``."""
     sign, taps = _taps(rotations, points, data.shape[0], xp)
     counted = weights > 0
     size = data.size
@@ -199,4 +203,3 @@ def insert_arrays(data: Any, weight: Any, rotations: Any, points: Any, values: A
         imaginary = xp.bincount(where, weights=share * (sign * values[:, 1])[counted], minlength=size)
         data += (real + 1j * imaginary).reshape(data.shape)
         weight += xp.bincount(where, weights=share * weights[counted], minlength=size).reshape(weight.shape)
-

@@ -1,12 +1,12 @@
 """Comparing particles with rotated references: all orientations times all translations as matrix products.
 
-With ``A`` the rotated reference, ``g`` the factor that predicts the particle from it (CTF and scale), ``X`` the masked particle
-and ``s2`` the noise variance, the squared difference is, but for a constant of the particle,
+With ``A`` the rotated reference, ``g`` the factor that predicts the particle from it (CTF and scale), ``X`` the
+masked particle and ``s2`` the noise variance, the squared difference is, but for a constant of the particle,
 
     diff2(r, t) = 1/2 sum_k |A_r|^2 g^2/s2  -  sum_k Re[ conj(A_r) (g X / s2) phase_t ]
 
-so that the cross term is one product of ``(orientations, 2 n_f)`` with ``(2 n_f, translations)`` and the norm a product of
-``(orientations, n_f)`` with ``(n_f, particles)``.  Source: relion-algorithm.md sections 4.4 and 4.7.
+so that the cross term is one product of ``(orientations, 2 n_f)`` with ``(2 n_f, translations)`` and the norm a
+product of ``(orientations, n_f)`` with ``(n_f, particles)``.  Source: Scheres, J. Mol. Biol. 415, 406 (2012).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from kernels.sphere import Sphere, shifted, sphere
 IntArray = npt.NDArray[np.int64]
 
 CACHED_VALUES = 1 << 22
-"""Rotated references are taken in blocks of about this many numbers, which stay in cache between sampling and product."""
+"""Rotated references are taken in blocks of about this many numbers, which stay in cache between sampling and
+product.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Terms:
 
 
 def predicted_gain(particle: PreparedParticle, model: Model, size: int, flat: Any, backend: Backend) -> Any:
-    """(n_f,) factor that turns the rotated reference into the predicted particle: scale times CTF (squared if premultiplied)."""
+    """(n_f,) factor from the rotated reference to the predicted particle: scale times CTF, squared if premultiplied."""
     if particle.ctf_rft is None or not model.ctf_in_reference:
         return backend.xp.full(len(flat), particle.scale, dtype=backend.real)
     ctf = crop(particle.ctf_rft, size).ravel()[flat]
@@ -74,7 +76,9 @@ def likelihood_terms(particle: PreparedParticle, model: Model, size: int, backen
     weighted = gain * inverse.astype(backend.real)
     shell = likelihood_shells(size).ravel()
     everywhere = backend.xp.asarray(inverse_noise(sigma2, shell, shell > 0))
-    constant = 0.5 * float((everywhere * (masked.real.astype(np.float64) ** 2 + masked.imag.astype(np.float64) ** 2)).sum())
+    constant = 0.5 * float(
+        (everywhere * (masked.real.astype(np.float64) ** 2 + masked.imag.astype(np.float64) ** 2)).sum()
+    )
     beyond = 0.5 * float(particle.power[model.current_size // 2 + 1 :].sum())
     return Terms(weighted * masked[points.flat], gain * weighted, constant + beyond)
 
@@ -96,7 +100,13 @@ def _score(norm: Any, cross: Any, cross_correlation: bool, xp: Any) -> Any:
 
 
 def coarse_scores(
-    terms: list[Terms], matrices: FloatArray, shifts_px: FloatArray, size: int, cross_correlation: bool, model: Model, backend: Backend
+    terms: list[Terms],
+    matrices: FloatArray,
+    shifts_px: FloatArray,
+    size: int,
+    cross_correlation: bool,
+    model: Model,
+    backend: Backend,
 ) -> Any:
     """Scores of every particle, class, orientation and translation at one image size.
 
@@ -158,13 +168,14 @@ def fine_scores(
 
     Parameters
     ----------
-    matrices : (U, 8**q, 3, 3) children of the coarse orientations that occur; shifts_px : (V, 8**q, 3) of the translations.
+    matrices : (U, 8**q, 3, 3) children of the coarse orientations that occur; shifts_px : (V, 8**q, 3) of the
+        translations.
     pairs : (m,) indices into U and into V, one entry per significant coarse point.
 
     Notes
     -----
-    The points fill a (U, V) table sparsely.  Orientations are sorted by their first translation and taken in blocks; each
-    block is one product with the union of its translations, of which the asked entries are kept.
+    The points fill a (U, V) table sparsely.  Orientations are sorted by their first translation and taken in blocks;
+    each block is one product with the union of its translations, of which the asked entries are kept.
     """
     orientation, translation = pairs
     rows_per_block = max(1, min(16, _fitting(len(matrices), 2 * matrices.shape[1] * len(sphere(size)), backend)))
@@ -180,7 +191,9 @@ def fine_scores(
         points = order[block_of_point[order] == block]
         chosen = sequence[block * rows_per_block : (block + 1) * rows_per_block]
         columns, column = np.unique(translation[points], return_inverse=True)
-        table = _block_scores(terms, reference, matrices[chosen], shifts_px[columns], size, cross_correlation, model, backend)
+        table = _block_scores(
+            terms, reference, matrices[chosen], shifts_px[columns], size, cross_correlation, model, backend
+        )
         score = backend.to_host(table[rank[orientation[points]] - block * rows_per_block, :, column, :])
         parts.append(_expand(points, orientation[points], translation[points], score))
     return FinePoints(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))

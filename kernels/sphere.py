@@ -1,7 +1,7 @@
 """The Fourier coefficients that the E-step works on, and translations as phases on them.
 
-A :class:`Sphere` lists the stored coefficients with ``|k| <= size/2`` of a half transform as lines of constant kz and ky, so that
-phases separate into one factor per axis and any range of whole lines can be processed on its own.
+A :class:`Sphere` lists the stored coefficients with ``|k| <= size/2`` of a half transform as lines of constant kz and
+ky, so that phases separate into one factor per axis and any range of whole lines can be processed on its own.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class Sphere:
         return len(self.flat)
 
     def blocks(self, coefficients: int) -> Iterator[tuple[slice, slice]]:
-        """Yield ``(coefficient slice, line slice)`` pairs of whole lines with about ``coefficients`` coefficients each."""
+        """Yield ``(coefficient slice, line slice)`` pairs of whole lines with about ``coefficients`` coefficients
+        each.
+        """
         first = 0
         ends = self.lines.sum(axis=1)
         while first < len(self.lines):
@@ -83,12 +85,14 @@ def phase_tables(shifts_xyz_px: Any, size: int, box: int) -> tuple[Any, Any, Any
 
     Returns
     -------
-    Three (T, n_k) complex128 arrays: kx in ``0 .. size/2``; ky and kz in the order of :func:`kernels.geometry.frequencies`.
+    Three (T, n_k) complex128 arrays: kx in ``0 .. size/2``; ky and kz in the order of
+    :func:`kernels.geometry.frequencies`.
     """
     full = frequencies(size)
     axes = (full[: size // 2 + 1], full, full)
     x, y, z = (
-        np.exp((-2j * np.pi / box) * np.asarray(shifts_xyz_px)[:, axis, None] * axes[axis][None, :]) for axis in range(3)
+        np.exp((-2j * np.pi / box) * np.asarray(shifts_xyz_px)[:, axis, None] * axes[axis][None, :])
+        for axis in range(3)
     )
     return x, y, z
 
@@ -140,7 +144,7 @@ def _shifted_arrays(values: Any, x: Any, y: Any, z: Any, frequencies_xyz: Any, b
 
 
 @numba.njit(cache=True, nogil=True)
-def _shift_lines(re, im, row_re, row_im, x_re, x_im, lines, stacked):  # type: ignore[no-untyped-def]
+def _shift_lines(re: Any, im: Any, row_re: Any, row_im: Any, x_re: Any, x_im: Any, lines: Any, stacked: Any) -> None:
     for t in range(stacked.shape[0]):
         for n in range(lines.shape[0]):
             start, length = lines[n, 0], lines[n, 1]

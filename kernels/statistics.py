@@ -1,7 +1,8 @@
 """The weighted sums of one particle: back-projection, noise, scale, offsets and distributions.
 
-Translations are summed first, as one sparse matrix product of weights and phases, ``G_r = sum_t w(r, t) phase_t``; everything
-else follows from ``G_r`` and the rotated references, once per retained orientation.  Source: relion-algorithm.md 4.8 and 5.1.
+Translations are summed first, as one sparse matrix product of weights and phases, ``G_r = sum_t w(r, t) phase_t``;
+everything else follows from ``G_r`` and the rotated references, once per retained orientation.  Source:
+Scheres, J. Struct. Biol. 180, 519 (2012).
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class ClassPoints:
 
     Attributes
     ----------
-    matrices : (n_r, 3, 3) fine orientations; direction : (n_r,) their coarse direction, -1 where the orientation is fixed.
+    matrices : (n_r, 3, 3) fine orientations; direction : (n_r,) their coarse direction, -1 where the orientation is
+        fixed.
     shifts_px : (n_t, 3) fine translations, relative to the particle's centre.
     row, column, weight : (m,) parallel arrays: orientation, translation and posterior probability of each point.
     best : position of the particle's most probable point in these arrays, -1 when it is in another class.
@@ -81,7 +83,8 @@ def accumulate(
 class _Image:
     """The particle's coefficients at the current size, in the order of ``points``.
 
-    ``data`` is ``X s C / sigma2`` and ``weight`` ``(s C)^2 / sigma2``: what is inserted; ``masked`` and ``gain`` predict the noise.
+    ``data`` is ``X s C / sigma2`` and ``weight`` ``(s C)^2 / sigma2``: what is inserted; ``masked`` and ``gain``
+    predict the noise.
     """
 
     points: Sphere
@@ -143,7 +146,9 @@ def _back_project(
             values[:, 0] = re * moved[:, 0] - im * moved[:, 1]
             values[:, 1] = re * moved[:, 1] + im * moved[:, 0]
             each = row_weight[block, None] * image.weight[chosen][None, :]
-            insert(data, weight, matrices[block], frequencies, backend.to_host(values), backend.to_host(each), model.pad)
+            insert(
+                data, weight, matrices[block], frequencies, backend.to_host(values), backend.to_host(each), model.pad
+            )
         power[chosen], cross[chosen] = block_power, block_cross
     return power, cross
 

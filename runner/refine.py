@@ -1,20 +1,20 @@
 """`tomoburst refine`: automated refinement of two half sets, or 3D classification, of subtomograms.
 
-The steps are those of the RELION page: read the particles and the reference, estimate the noise, then iterate: assign poses,
-reconstruct, update the resolution and the sampling; an automated refinement ends by joining the halves.
+The steps are those of the RELION page: read the particles and the reference, estimate the noise, then iterate: assign
+poses, reconstruct, update the resolution and the sampling; an automated refinement ends by joining the halves.
 """
 
 from __future__ import annotations
 
 from threadpoolctl import threadpool_limits
 
+from runner.model.state import RunState
 from runner.plan.config import RefineConfig
 from runner.plan.schedule import has_converged
 from runner.refinement.initial import check_references, initial_state, read_references
 from runner.refinement.iteration import iterate, with_initial_resolution
 from runner.refinement.output import iteration_names, write_iteration, write_unfiltered
 from runner.refinement.run import Run, open_run
-from runner.model.state import RunState
 from runner.report.events import Events, RunFinished, RunStarted
 from runner.store.objects import check_writable
 

@@ -12,7 +12,8 @@ Result = TypeVar("Result")
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Yield ``function(item)`` in the order of ``items``, at most ``threads`` units being computed or waiting at a time.
+    """Yield ``function(item)`` in the order of ``items``, at most ``threads`` units being computed or waiting at a
+    time.
 
     With one thread nothing is started; the results are the same for any number of threads.
     """

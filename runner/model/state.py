@@ -1,7 +1,7 @@
 """The state of a refinement: everything that the next iteration needs, and nothing else.
 
-Names are RELION's; see relion-algorithm.md sections 2.1, 6 and 9.  ``S = N/2 + 1`` is the number of shells, ``K`` the number of
-classes, ``G`` the number of noise groups and ``D`` the number of coarse directions.
+Names are RELION's.  ``S = N/2 + 1`` is the number of shells, ``K`` the
+number of classes, ``G`` the number of noise groups and ``D`` the number of coarse directions.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class HalfModel:
 
 @dataclass
 class ScheduleState:
-    """Counters and flags of the automated refinement (relion-algorithm.md section 6). Offsets in Angstrom, angles in degrees."""
+    """Counters and flags of the automated refinement. Offsets in Angstrom, angles in degrees."""
 
     current_resolution: float = 0.0
     best_resolution: float = 1.0 / 999.0

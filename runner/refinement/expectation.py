@@ -127,16 +127,14 @@ def run_units(
     return [sums[half] for half in sorted(sums)], assignments
 
 
-def _compute(
-    run: Run, poses: PoseState, only_class: IntArray, unit: Unit
-) -> tuple[Accumulators, list[Assignment]]:
+def _compute(run: Run, poses: PoseState, only_class: IntArray, unit: Unit) -> tuple[Accumulators, list[Assignment]]:
     particles = [particle_at(run, poses, int(row), int(only_class[row])) for row in unit.rows]
     try:
         return expectation(particles, unit.model, unit.search, run.mask, run.rules, run.backend)
     except DegenerateParticleError as error:
         raise InputError(
-            f"{run.table.describe(error.index)}: no pose has a weight above zero; check this particle and its CTF volume for "
-            "NaN or zeros, and that particles and reference have the same grey scale (or use --firstiter_cc)"
+            f"{run.table.describe(error.index)}: no pose has a weight above zero; check this particle and its CTF "
+            "volume for NaN or zeros, and that particles and reference have the same grey scale (or use --firstiter_cc)"
         ) from error
 
 

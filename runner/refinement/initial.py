@@ -1,6 +1,6 @@
 """Iteration 0: references, half sets, noise spectra, and the first guess of the signal.
 
-Source: relion-algorithm.md section 2; Scheres, J. Mol. Biol. 415, 406 (2012).
+Source: Scheres, J. Mol. Biol. 415, 406 (2012).
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def read_references(config: RefineConfig) -> tuple[npt.NDArray[np.float32], floa
         if least == float(volume.data.max()):
             raise InputError(f"--ref {name}: every voxel of the map is {least:g}; give a map with a particle in it")
         if volume.data.shape != volumes[0].data.shape:
-            raise InputError(f"--ref {name}: {volume.data.shape[::-1]} voxels, but {names[0]} has {volumes[0].data.shape[::-1]}")
+            raise InputError(
+                f"--ref {name}: {volume.data.shape[::-1]} voxels, but {names[0]} has {volumes[0].data.shape[::-1]}"
+            )
     voxel_size = config.ref_angpix if config.ref_angpix > 0 else volumes[0].voxel_size_angst
     return np.stack([volume.data for volume in volumes]), voxel_size
 
@@ -77,8 +79,8 @@ def check_references(run: Run, references: npt.NDArray[np.float32], voxel_size_a
         )
     if abs(voxel_size_angst - run.voxel_size_angst) > 1e-3:
         raise InputError(
-            f"--ref {run.config.ref}: pixel size {voxel_size_angst:g} A in the header, {run.voxel_size_angst:g} A in the optics "
-            f"table of {run.config.i}; if the header is wrong, give --ref_angpix {run.voxel_size_angst:g}"
+            f"--ref {run.config.ref}: pixel size {voxel_size_angst:g} A in the header, {run.voxel_size_angst:g} A in the "
+            f"optics table of {run.config.i}; if the header is wrong, give --ref_angpix {run.voxel_size_angst:g}"
         )
 
 
@@ -181,8 +183,8 @@ def _initial_sampling(run: Run) -> SamplingState:
 
 @dataclass
 class NoiseStatistics:
-    """Sums over the particles of one half: their power spectra by group (G, S), counts (G,), and the spectrum (S,) of the
-    average particle.
+    """Sums over the particles of one half: their power spectra by group (G, S), counts (G,), and the spectrum (S,) of
+    the average particle.
     """
 
     power: FloatArray
@@ -193,14 +195,15 @@ class NoiseStatistics:
 def noise_statistics(run: Run, poses: PoseState) -> list[NoiseStatistics]:
     """Power spectra of the masked particles of each half.
 
-    As in RELION, the average particle that is subtracted for a half is the sum over all particles, divided by the number of
-    halves and by the half's own number.
+    As in RELION, the average particle that is subtracted for a half is the sum over all particles, divided by the
+    number of halves and by the half's own number.
     """
     members = half_members(run, poses)
     sphere = soft_sphere(run.box, run.mask.radius_px, run.mask.edge_px) if run.config.zero_mask else None
     groups = len(run.table.group_names)
     statistics = [
-        NoiseStatistics(np.zeros((groups, run.shells)), np.zeros(groups, dtype=np.int64), np.zeros(run.shells)) for _ in members
+        NoiseStatistics(np.zeros((groups, run.shells)), np.zeros(groups, dtype=np.int64), np.zeros(run.shells))
+        for _ in members
     ]
     total = np.zeros((run.box,) * 3)
     run.events.emit(StageStarted("noise spectra", len(run.table)))
@@ -235,12 +238,12 @@ def _unit_power(run: Run, sphere: FloatArray | None, unit: npt.NDArray[np.int64]
     return np.stack(spectra), total
 
 
-def _initial_model(
-    run: Run, maps: FloatArray, sampling: SamplingState, statistics: NoiseStatistics
-) -> HalfModel:
+def _initial_model(run: Run, maps: FloatArray, sampling: SamplingState, statistics: NoiseStatistics) -> HalfModel:
     config, classes, shells = run.config, run.classes, run.shells
     sigma2_noise = initial_sigma2_noise(statistics.power, statistics.count, statistics.average_power)
-    tau2 = np.stack([initial_tau2(power_spectrum(forward(map_.astype(np.float64))), config.tau2_fudge) for map_ in maps])
+    tau2 = np.stack(
+        [initial_tau2(power_spectrum(forward(map_.astype(np.float64))), config.tau2_fudge) for map_ in maps]
+    )
     ssnr = np.stack([initial_ssnr(spectrum, sigma2_noise, statistics.count, 1.0 / classes) for spectrum in tau2])
     directions = len(coarse_grid(run, sampling).directions_deg)
     model = HalfModel(

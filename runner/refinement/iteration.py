@@ -82,7 +82,11 @@ def iterate(run: Run, state: RunState, final: bool = False) -> tuple[RunState, H
     for half in halves:
         half.current_resolution, half.current_size = schedule.current_resolution, schedule.current_size
     state = replace(
-        state, halves=halves, poses=poses, schedule=schedule, references_are_ctf_corrected=run.config.ctf or state.references_are_ctf_corrected
+        state,
+        halves=halves,
+        poses=poses,
+        schedule=schedule,
+        references_are_ctf_corrected=run.config.ctf or state.references_are_ctf_corrected,
     )
     _report(run, state)
     return state, maps
@@ -153,7 +157,9 @@ def _order(run: Run, state: RunState) -> IntArray:
 
 
 def _with_sampling(run: Run, state: RunState, schedule: ScheduleState) -> tuple[RunState, ScheduleState]:
-    """Refine (auto-refine) or coarsen (classification, on request) the sampling; new directions start from equal odds."""
+    """Refine (auto-refine) or coarsen (classification, on request) the sampling; new directions start from equal
+    odds.
+    """
     if run.config.auto_refine and state.iteration > 1:
         decision = refined_sampling(run.policy, schedule, state.sampling)
     elif run.config.allow_coarser_sampling and not run.config.auto_refine:
@@ -219,7 +225,9 @@ def _expectation(run: Run, state: RunState, models: list[Model]) -> tuple[list[A
 
 
 def _class_restriction(run: Run, state: RunState) -> IntArray:
-    """Classes that grow from one reference start from one random class a particle (after the iteration by CC, if any)."""
+    """Classes that grow from one reference start from one random class a particle (after the iteration by CC, if
+    any).
+    """
     free = np.full(len(run.table), -1)
     if not run.grows_classes:
         return free

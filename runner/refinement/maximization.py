@@ -1,6 +1,6 @@
 """The M-step: from the sums of the E-step to new maps, spectra and distributions.
 
-Source: relion-algorithm.md sections 5 and 8.1; Scheres and Chen, Nat. Methods 9, 853 (2012) for the gold standard.
+Source: Scheres and Chen, Nat. Methods 9, 853 (2012) for the gold standard.
 """
 
 from __future__ import annotations
@@ -44,11 +44,18 @@ class HalfMaps:
 
 
 def maximize_halves(
-    run: Run, halves: list[HalfModel], sums: list[Accumulators], schedule: ScheduleState, cross_correlation: bool, final: bool
+    run: Run,
+    halves: list[HalfModel],
+    sums: list[Accumulators],
+    schedule: ScheduleState,
+    cross_correlation: bool,
+    final: bool,
 ) -> tuple[list[HalfModel], ScheduleState, HalfMaps | None]:
-    """Gold-standard M-step: two half models in, two out; in the final iteration one joined model and the halves' maps."""
-    for half in sums:
-        _symmetrise(run, half, schedule)
+    """Gold-standard M-step: two half models in, two out; in the final iteration one joined model and the halves'
+    maps.
+    """
+    for total in sums:
+        _symmetrise(run, total, schedule)
     unregularised = _unregularised(run, sums, schedule) if final else None
     _join(run, sums, schedule)
     fsc = fsc_of_accumulators(
@@ -178,7 +185,9 @@ def _new_model(
         resolution_and_completeness(ssnr, covered, run.voxel_size_angst)
         for ssnr, covered in zip(updated.ssnr, updated.fourier_coverage, strict=True)
     ]
-    updated.estimated_resolution_angst, updated.fourier_completeness = (np.array(values) for values in zip(*pairs, strict=True))
+    updated.estimated_resolution_angst, updated.fourier_completeness = (
+        np.array(values) for values in zip(*pairs, strict=True)
+    )
     return updated
 
 
@@ -216,7 +225,8 @@ def _group_scales(sums: Accumulators, model: HalfModel) -> FloatArray:
     scale = np.clip(scale, median / 5.0, median * 5.0)
     particles = model.group_particles
     mean = float((scale * particles).sum() / particles.sum())
-    return scale / mean
+    normalised: FloatArray = scale / mean
+    return normalised
 
 
 def _noise(sums: Accumulators, model: HalfModel, box: int) -> FloatArray:

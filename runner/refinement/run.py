@@ -137,7 +137,12 @@ def coarse_grid(run: Run, sampling: SamplingState) -> AngularGrid:
     if run.fixed_orientation:
         nominal = np.zeros((1, 2))
         return AngularGrid(
-            sampling.healpix_order, sampling.symmetry, nominal, np.zeros(1, dtype=np.int64), np.zeros(1), sampling.psi_step_deg
+            sampling.healpix_order,
+            sampling.symmetry,
+            nominal,
+            np.zeros(1, dtype=np.int64),
+            np.zeros(1),
+            sampling.psi_step_deg,
         )
     return angular_grid(sampling.healpix_order, sampling.symmetry, sampling.psi_step_deg, sampling.limit_tilt_deg)
 
@@ -149,8 +154,8 @@ def _common_sampling(table: ParticleTable) -> tuple[int, float]:
     for optics in used[1:]:
         if optics.image_size != first.image_size or abs(optics.pixel_size_angst - first.pixel_size_angst) > 1e-3:
             raise InputError(
-                f"{table.source}: optics group {optics.name} has {optics.image_size} voxels of {optics.pixel_size_angst:g} A, "
-                f"{first.name} has {first.image_size} of {first.pixel_size_angst:g} A; extract all particles alike"
+                f"{table.source}: optics group {optics.name} has {optics.image_size} voxels of "
+                f"{optics.pixel_size_angst:g} A, {first.name} has {first.image_size} of {first.pixel_size_angst:g} A; extract all particles alike"
             )
     if first.image_size % 2:
         raise InputError(
@@ -242,7 +247,9 @@ def _is_not_negative(text: str) -> bool:
 def _read_mask(url: str, box: int, flag: str) -> FloatArray:
     mask = read_map_of_flag(flag, url).data.astype(np.float64)
     if mask.shape != (box,) * 3:
-        raise InputError(f"{flag} {url}: the mask has {mask.shape[::-1]} voxels, the particles {box}; make it in their box")
+        raise InputError(
+            f"{flag} {url}: the mask has {mask.shape[::-1]} voxels, the particles {box}; make it in their box"
+        )
     if not (mask.min() >= 0 and mask.max() <= 1):
         raise InputError(
             f"{flag} {url}: values run from {mask.min():g} to {mask.max():g}; a mask must lie between 0 and 1"
