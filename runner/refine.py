@@ -47,10 +47,9 @@ def _auto_refine(run: Run, state: RunState) -> None:
     while state.iteration < run.config.auto_iter_max:
         final = has_converged(run.policy, state.schedule)
         state, maps = iterate(run, state, final)
-        if maps is not None:
-            unfiltered = write_unfiltered(run, iteration_names(run, state), maps)
+        unfiltered = write_unfiltered(run, iteration_names(run, state), maps) if maps is not None else []
         names = write_iteration(run, state)
-        if maps is not None:
+        if final:
             _finish(run, state, [names.reference(), *unfiltered, names.data, names.model()])
             return
     run.events.warn(

@@ -47,7 +47,7 @@ class RefineConfig:
     flatten_solvent: bool = flag(False, "mask the reference after each iteration", section=_MODEL)
     solvent_mask: str = flag("", "mask of the reference (default: sphere of --particle_diameter)", section=_MODEL)
     solvent_mask2: str = flag("", "second mask, filled with its own mean density", section=_MODEL)
-    lowpass_mask: str = flag("", "not available: mask of a region to be low-pass filtered", section=_MODEL)
+    lowpass_mask: str = flag("", "region kept at low resolution, inside or outside of the mask", section=_MODEL)
     lowpass: float = flag(0.0, "low-pass filter of that region in A", section=_MODEL)
     K: int = flag(1, "number of classes", section=_MODEL)
     iter: int = flag(50, "number of iterations of a classification", section=_MODEL)

@@ -15,7 +15,6 @@ MAX_OVERSAMPLING = 4
 _UNAVAILABLE = {
     "continue_": ("--continue", "run the same command again; it starts from the beginning"),
     "trust_ref_size": ("--trust_ref_size", "bring the reference to the box and pixel size of the particles"),
-    "lowpass_mask": ("--lowpass_mask", "filter the finished map"),
     "NN": ("--NN", "references are interpolated linearly; leave it out"),
     "skip_maximize": ("--skip_maximize", "poses are written with maps: give --iter 1"),
 }

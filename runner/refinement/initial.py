@@ -241,14 +241,16 @@ def _unit_power(run: Run, sphere: FloatArray | None, unit: npt.NDArray[np.int64]
 def _initial_model(run: Run, maps: FloatArray, sampling: SamplingState, statistics: NoiseStatistics) -> HalfModel:
     config, classes, shells = run.config, run.classes, run.shells
     sigma2_noise = initial_sigma2_noise(statistics.power, statistics.count, statistics.average_power)
-    tau2 = np.stack(
-        [initial_tau2(power_spectrum(forward(map_.astype(np.float64))), config.tau2_fudge) for map_ in maps]
-    )
+    tau2 = run.fixed_tau2
+    if tau2 is None:
+        tau2 = np.stack(
+            [initial_tau2(power_spectrum(forward(map_.astype(np.float64))), config.tau2_fudge) for map_ in maps]
+        )
     ssnr = np.stack([initial_ssnr(spectrum, sigma2_noise, statistics.count, 1.0 / classes) for spectrum in tau2])
     directions = len(coarse_grid(run, sampling).directions_deg)
     model = HalfModel(
         references=maps.copy(),
-        tau2=tau2,
+        tau2=tau2.copy(),
         sigma2_ref=np.zeros((classes, shells)),
         ssnr=ssnr,
         fsc=np.zeros((classes, shells)),

@@ -16,6 +16,7 @@ from kernels.fourier import forward, inverse
 from kernels.geometry import shell_counts
 from kernels.masks import flatten_solvent
 from kernels.maximization import enforce_hermitian, join_low_resolution, reconstruct, symmetrise
+from kernels.solvent_fsc import solvent_corrected_fsc
 from kernels.spectra import (
     class3d_ssnr,
     fourier_coverage,
@@ -27,7 +28,7 @@ from kernels.spectra import (
     sigma2_ref,
 )
 from runner.model.state import HalfModel, ScheduleState
-from runner.plan.schedule import with_fsc
+from runner.plan.schedule import round_half_away, with_fsc
 from runner.refinement.run import Run
 
 FloatArray = npt.NDArray[np.float64]
@@ -37,7 +38,7 @@ SMALLEST_NOISE = 1e-14
 
 @dataclass
 class HalfMaps:
-    """Unregularised maps (N, N, N) of the two halves of a converged refinement."""
+    """Unregularised maps (N, N, N) of the two halves."""
 
     one: npt.NDArray[np.float32]
     two: npt.NDArray[np.float32]
@@ -51,8 +52,9 @@ def maximize_halves(
     cross_correlation: bool,
     final: bool,
 ) -> tuple[list[HalfModel], ScheduleState, HalfMaps | None]:
-    """Gold-standard M-step: two half models in, two out; in the final iteration one joined model and the halves'
-    maps.
+    """Gold-standard M-step: two half models in, two out; in the final iteration one joined model and the halves' maps.
+
+    The unregularised maps come in every iteration where the FSC is corrected for the solvent mask.
     """
     for total in sums:
         _symmetrise(run, total, schedule)
@@ -67,8 +69,11 @@ def maximize_halves(
         run.config.pad,
         schedule.current_size // 2,
     )
-    if run.config.solvent_correct_fsc:
-        fsc = _solvent_corrected(run, sums, schedule, fsc)
+    if run.config.solvent_correct_fsc and run.solvent is not None:
+        joined = _unregularised(run, sums, schedule)
+        fsc = solvent_corrected_fsc(joined.one, joined.two, run.solvent, run.seed).corrected
+        fsc[schedule.current_size // 2 + 1 :] = 0.0
+        unregularised = unregularised or joined
     schedule = with_fsc(schedule, fsc)
     if final:
         particles = halves[0].group_particles + halves[1].group_particles
@@ -138,18 +143,6 @@ def _plain_map(run: Run, sums: Accumulators, schedule: ScheduleState) -> npt.NDA
     return volume.astype(np.float32)
 
 
-def _solvent_corrected(run: Run, sums: list[Accumulators], schedule: ScheduleState, fsc: FloatArray) -> FloatArray:
-    """FSC of the masked unregularised halves, corrected by that of phase-randomised ones."""
-    from kernels.solvent_fsc import solvent_corrected_fsc
-
-    if run.solvent is None:
-        return fsc
-    maps = _unregularised(run, sums, schedule)
-    corrected = solvent_corrected_fsc(maps.one, maps.two, run.solvent, run.seed)
-    corrected[schedule.current_size // 2 + 1 :] = 0.0
-    return corrected
-
-
 def _new_model(
     run: Run, model: HalfModel, sums: Accumulators, schedule: ScheduleState, cross_correlation: bool, final: bool
 ) -> HalfModel:
@@ -178,9 +171,8 @@ def _new_model(
     _update_parameters(run, updated, sums, cross_correlation)
     if cross_correlation and config.firstiter_cc and config.ini_high > 0:
         _low_pass(run, updated)
-    if not final and run.solvent is not None:
-        for k in range(run.classes):
-            updated.references[k] = flatten_solvent(updated.references[k], run.solvent, run.solvent_mean)
+    if not final and config.flatten_solvent:
+        _flatten_solvent(run, updated.references)
     pairs = [
         resolution_and_completeness(ssnr, covered, run.voxel_size_angst)
         for ssnr, covered in zip(updated.ssnr, updated.fourier_coverage, strict=True)
@@ -189,6 +181,19 @@ def _new_model(
         np.array(values) for values in zip(*pairs, strict=True)
     )
     return updated
+
+
+def _flatten_solvent(run: Run, maps: FloatArray) -> None:
+    """Mask the maps (K, N, N, N) in place; a region to be kept at low resolution is filtered and added again."""
+    if run.solvent is None:
+        return
+    for k, volume in enumerate(maps):
+        kept = None
+        if run.solvent_lowpass is not None:
+            shell = round_half_away(run.policy.box_angst / run.config.lowpass)
+            weights = low_pass_weights(run.box, run.voxel_size_angst, run.policy.box_angst / shell)
+            kept = inverse(forward(volume * run.solvent_lowpass) * weights)
+        maps[k] = flatten_solvent(volume, run.solvent, run.solvent_mean, kept)
 
 
 def _low_pass(run: Run, model: HalfModel) -> None:

@@ -36,7 +36,8 @@ class Run:
     prefix : what the names of all output files start with.
     box, voxel_size_angst : of the model, in voxels and Angstrom; diameter_angst : of the spherical mask.
     symmetry : point-group operators (g, 3, 3) of each class.
-    solvent, solvent_mean : (N, N, N) masks by which references are flattened, or None.
+    solvent, solvent_mean, solvent_lowpass : (N, N, N) masks of the references, or None: where they are kept, where they
+        are set to their mean, and what is kept at low resolution.
     seed : the random seed in force; ctfs : CTF volumes, None without ``--ctf``.
     grows_classes : several classes start from one reference; fixed_tau2 : (K, S) signal spectra to keep, or None.
     """
@@ -54,6 +55,7 @@ class Run:
     mask: Mask
     solvent: FloatArray | None
     solvent_mean: FloatArray | None
+    solvent_lowpass: FloatArray | None
     ctfs: CtfVolumes | None
     seed: int
     grows_classes: bool
@@ -124,6 +126,7 @@ def open_run(config: RefineConfig, events: Events, references: int) -> Run:
         mask=Mask(diameter / (2 * voxel_size), config.maskedge, config.zero_mask, seed),
         solvent=_solvent(config, box, voxel_size, diameter),
         solvent_mean=_read_mask(config.solvent_mask2, box, "--solvent_mask2") if config.solvent_mask2 else None,
+        solvent_lowpass=_read_mask(config.lowpass_mask, box, "--lowpass_mask") if config.lowpass_mask else None,
         ctfs=CtfVolumes(table) if config.ctf else None,
         seed=seed,
         grows_classes=references == 1 and classes > 1,
@@ -219,7 +222,7 @@ def _solvent(config: RefineConfig, box: int, voxel_size: float, diameter: float)
 
 
 def _fixed_tau2(config: RefineConfig, classes: int, shells: int) -> FloatArray:
-    """The spectrum of ``--tau`` for every class; shells that the file does not list are zero."""
+    """The spectrum of ``--tau`` times ``--tau2_fudge`` for every class; shells that the file does not list are zero."""
     for block in read_star(config.tau).blocks.values():
         if {"rlnSpectralIndex", "rlnReferenceTau2"} <= block.columns.keys():
             tau2 = np.zeros(shells)
@@ -232,7 +235,7 @@ def _fixed_tau2(config: RefineConfig, classes: int, shells: int) -> FloatArray:
                     )
                 if int(index) < shells:
                     tau2[int(index)] = float(value)
-            return np.repeat(tau2[None], classes, axis=0)
+            return np.repeat(config.tau2_fudge * tau2[None], classes, axis=0)
     raise InputError(f"--tau {config.tau}: no table with rlnSpectralIndex and rlnReferenceTau2; give a model STAR file")
 
 

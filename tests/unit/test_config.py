@@ -50,7 +50,6 @@ IMPOSSIBLE = [
     ({**CLASSIFY, "force_converge": True}, "--force_converge ends a run"),
     ({"continue_": "run_it003_optimiser.star", "force_converge": True}, "--continue is not available: run"),
     ({**CLASSIFY, "trust_ref_size": True}, "--trust_ref_size is not available"),
-    ({**CLASSIFY, "lowpass_mask": "m.mrc", "lowpass": 30.0}, "--lowpass_mask is not available"),
     ({**CLASSIFY, "NN": True}, "--NN is not available"),
     ({**CLASSIFY, "skip_maximize": True}, "--skip_maximize is not available"),
     ({**CLASSIFY, "oversampling": 9}, "--oversampling 9 is out of range"),
