@@ -43,7 +43,7 @@ def data_folder(flavour: Flavour) -> Path:
     return final / "data"
 
 
-def execute(command: list[str], folder: Path) -> None:
+def execute(command: list[str], folder: Path, timeout_s: float | None = TIMEOUT_S) -> None:
     """Run one command in ``folder``; its output is kept in ``log.txt`` and shown when it fails."""
     environment = os.environ | {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     with (folder / "log.txt").open("w") as log:
@@ -55,7 +55,7 @@ def execute(command: list[str], folder: Path) -> None:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 check=True,
-                timeout=TIMEOUT_S,
+                timeout=timeout_s,
             )
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             tail = (folder / "log.txt").read_text(errors="replace").replace("\r", "\n").splitlines()[-25:]

@@ -1,0 +1,1 @@
+"""Paired timings against RELION on the same machine; never run as tests."""
