@@ -169,17 +169,13 @@ CASES = [
     _case("cc", TWO_PASS, {"--firstiter_cc": "", "--healpix_order": "1"}),
     _case("cc-corrected", TWO_PASS, CORRECTED, {"--firstiter_cc": "", "--iter": "1"}),
     _case("cc-local-scale", LOCAL, {"--firstiter_cc": "", "--scale": ""}),
-    _case("always-cc", TWO_PASS, {"--always_cc": ""}),
     # Classes and symmetry.
     _case("classes-skip-align", {"--skip_align": "", "--iter": "2"}, TWO_REFERENCES, CORRECTED, flavour=TWO_STATES),
     _case("classes-two-pass", TWO_PASS, TWO_REFERENCES, CORRECTED, flavour=TWO_STATES),
     _case("classes-local", LOCAL, TWO_REFERENCES, {"--scale": "", "--tau2_fudge": "2"}, flavour=TWO_STATES),
     _case("classes-seeded", TWO_PASS, {"--K": "2", "--iter": "3"}, CORRECTED, flavour=TWO_STATES),
     _case("classes-seeded-cc", TWO_PASS, {"--K": "2", "--iter": "3", "--firstiter_cc": ""}, flavour=TWO_STATES),
-    _case("classes-grown", TWO_PASS, {"--K": "2", "--iter": "3"}, flavour=TWO_STATES),
-    _case("classes-grown-cc", TWO_PASS, {"--K": "2", "--iter": "3", "--firstiter_cc": ""}, flavour=TWO_STATES),
-    _case("classes-grown-skip-align", {"--skip_align": "", "--K": "3", "--iter": "2"}, flavour=TWO_STATES),
-    _case("classes-symmetries", TWO_PASS, TWO_REFERENCES, {"--sym": "C3,D2"}, flavour=TWO_STATES),
+    _case("classes-seeded-skip-align", {"--skip_align": "", "--K": "3", "--iter": "2"}, flavour=TWO_STATES),
     _case(
         "classes-coarser",
         TWO_PASS,
@@ -200,11 +196,6 @@ CASES = [
     _case("auto-c3", {"--firstiter_cc": "", "--healpix_order": "1", "--sym": "C3"}, halves=True),
     _case("auto-local", AUTO_LOCAL, halves=True),
     _case("auto-local-perturbed", AUTO_LOCAL, {"--perturb": None}, halves=True),
-    _case(
-        "auto-solvent-correct",
-        {"--solvent_mask": "data/mask.mrc", "--solvent_correct_fsc": "", "--healpix_order": "1"},
-        halves=True,
-    ),
     # Perturbed, because on the unperturbed grid a refined sampling meets each particle's last pose exactly: RELION then
     # takes the arc cosine of 1 + 2e-16 and drops that direction for some particles, by chance of rounding.
     _case(
