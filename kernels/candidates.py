@@ -119,11 +119,11 @@ def offset_log_prior(particle: PreparedParticle, model: Model, search: Search, r
 
 def orientation_log_prior(candidates: Candidates, only_class: int) -> FloatArray:
     """(K, R) log prior of the orientations, scaled so that the mean probability is 1; ``-inf`` where not tried."""
-    prior = candidates.prior
+    prior, classes = candidates.prior, len(candidates.prior)
     if only_class >= 0:
-        prior = np.where(np.arange(len(prior))[:, None] == only_class, prior, 0.0)
+        prior, classes = np.where(np.arange(classes)[:, None] == only_class, prior, 0.0), 1
     with np.errstate(divide="ignore"):
-        return _scaled_to_mean_one(np.log(prior), len(prior) * candidates.count)
+        return _scaled_to_mean_one(np.log(prior), classes * candidates.count)
 
 
 def _scaled_to_mean_one(log_prior: FloatArray, count: int) -> FloatArray:

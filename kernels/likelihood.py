@@ -55,6 +55,7 @@ class Model:
     sigma2_noise : (G, S); group_scale : (G,), used when ``use_scale``; ssnr : (K, S).
     pdf_class : (K,); pdf_direction : (K, D); sigma2_offset_angst2.
     use_ctf : CTF volumes enter the reconstruction; ctf_in_reference : and the predicted particle.
+    weight_by_noise : the reconstruction divides by the noise power; otherwise every coefficient counts alike.
     """
 
     box: int
@@ -73,6 +74,7 @@ class Model:
     use_ctf: bool
     ctf_in_reference: bool
     use_scale: bool
+    weight_by_noise: bool = True
 
     @property
     def r_max(self) -> int:

@@ -83,8 +83,8 @@ def accumulate(
 class _Image:
     """The particle's coefficients at the current size, in the order of ``points``.
 
-    ``data`` is ``X s C / sigma2`` and ``weight`` ``(s C)^2 / sigma2``: what is inserted; ``masked`` and ``gain``
-    predict the noise.
+    ``data`` is ``X s C / sigma2`` and ``weight`` ``(s C)^2 / sigma2``: what is inserted, with ``sigma2`` of 1 unless it is
+    weighted by the noise; ``masked`` and ``gain`` predict the noise.
     """
 
     points: Sphere
@@ -98,7 +98,10 @@ class _Image:
         points = sphere(model.current_size)
         sigma2 = model.sigma2_noise[particle.source.group]
         counted = points.likelihood & points.inserted
-        inverse = backend.xp.asarray(inverse_noise(sigma2, points.shell, counted), dtype=backend.real)
+        importance = inverse_noise(sigma2, points.shell, counted)
+        if not model.weight_by_noise:
+            importance = points.inserted.astype(np.float64)
+        inverse = backend.xp.asarray(importance, dtype=backend.real)
         ctf = backend.xp.full(len(points), particle.scale, dtype=backend.real)
         if particle.ctf_rft is not None:
             ctf = ctf * particle.ctf_rft.ravel()[points.flat]

@@ -11,14 +11,15 @@ import numpy.typing as npt
 
 from kernels.accumulators import Accumulators
 from kernels.expectation import DegenerateParticleError, expectation
+from kernels.geometry import padded_radius, padded_squared_radius
 from kernels.likelihood import Assignment, Model, Particle, Search
 from kernels.projection import reference_rft
-from kernels.spectra import padded_shells
 from kernels.translations import translation_grid
 from runner.errors import InputError
 from runner.execute.images import read_particle_volume
 from runner.execute.local import ordered_map
 from runner.model.state import HalfModel, PoseState, RunState, SamplingState, ScheduleState
+from runner.plan.schedule import round_half_away
 from runner.refinement.run import Run, coarse_grid
 
 IntArray = npt.NDArray[np.int64]
@@ -28,13 +29,16 @@ SMALLEST_UNIT, LARGEST_UNIT = 10, 32
 
 def transform_references(run: Run, half: HalfModel, schedule: ScheduleState) -> list[npt.NDArray[np.complex128]]:
     """Oversampled transforms of the references of one half up to the current size."""
-    config = run.config
-    transforms = [reference_rft(reference, config.pad, schedule.current_size // 2) for reference in half.references]
-    if config.strict_lowres_exp > 0:
-        shell = run.policy.box_angst / config.strict_lowres_exp
-        for transform in transforms:
-            transform[padded_shells(transform.shape[0], config.pad) < shell] = 0
-    return transforms
+    return [reference_rft(reference, run.config.pad, schedule.current_size // 2) for reference in half.references]
+
+
+def limit_low_resolution(run: Run, transforms: list[npt.NDArray[np.complex128]]) -> None:
+    """Take away, in place, what ``--strict_lowres_exp`` keeps out of the comparison."""
+    if run.config.strict_lowres_exp <= 0:
+        return
+    shell = round_half_away(run.policy.box_angst / run.config.strict_lowres_exp)
+    for transform in transforms:
+        transform[padded_squared_radius(transform.shape[0]) <= padded_radius(shell, run.config.pad) ** 2] = 0
 
 
 def likelihood_model(
@@ -64,6 +68,7 @@ def likelihood_model(
         use_ctf=run.config.ctf,
         ctf_in_reference=run.config.ctf and state.references_are_ctf_corrected,
         use_scale=run.use_scale,
+        weight_by_noise=not run.config.no_map,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from runner.refinement.expectation import (
     Unit,
     cut_units,
     likelihood_model,
+    limit_low_resolution,
     particle_at,
     pose_search,
     run_units,
@@ -38,6 +39,7 @@ from runner.refinement.maximization import HalfMaps, maximize_classes, maximize_
 from runner.refinement.run import Run, coarse_grid
 from runner.report.events import IterationFinished, IterationStarted, UnitFinished
 
+FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 ACCURACY_PARTICLES = 100
@@ -55,27 +57,18 @@ def iterate(run: Run, state: RunState, final: bool = False) -> tuple[RunState, H
 
     Returns
     -------
-    The next state, and the unregularised half maps of a final iteration.
+    The next state, and the unregularised half maps: of a final iteration, and of every one that corrects the FSC for the
+    solvent mask.
     """
-    state = replace(state, iteration=state.iteration + 1)
-    state = _with_perturbation(run, state)
-    schedule = with_image_sizes(run.policy, state.schedule, state.sampling, state.halves[0].average_pmax, final)
-    transforms = [transform_references(run, half, schedule) for half in state.halves]
-    state, schedule = _with_accuracy(run, state, schedule, transforms)
-    state, schedule = _with_sampling(run, state, schedule)
-    _announce(run, state, schedule)
-    models = [
-        likelihood_model(run, state, half, transform, schedule)
-        for half, transform in zip(state.halves, transforms, strict=True)
-    ]
-    sums, poses = _expectation(run, state, models)
-    schedule = _with_changes(run, state, schedule, poses)
+    found = _assigned(run, state, final)
+    state, poses = found.state, found.poses
+    schedule = _with_changes(run, state, found.schedule, poses)
     cross_correlation = uses_cross_correlation(run, state.iteration)
     maps = None
     if run.config.split_random_halves:
-        halves, schedule, maps = maximize_halves(run, state.halves, sums, schedule, cross_correlation, final)
+        halves, schedule, maps = maximize_halves(run, state.halves, found.sums, schedule, cross_correlation, final)
     else:
-        halves = [_maximize_classes(run, state, sums[0], schedule, transforms[0], cross_correlation)]
+        halves = [maximize_classes(run, state.halves[0], found.sums[0], schedule, found.signal, cross_correlation)]
     if run.grows_classes and cross_correlation and state.iteration == 1:
         _copy_first_class(halves[0])
     schedule = with_resolution(run.policy, schedule, halves[0].ssnr, state.iteration)
@@ -90,6 +83,51 @@ def iterate(run: Run, state: RunState, final: bool = False) -> tuple[RunState, H
     )
     _report(run, state)
     return state, maps
+
+
+def assign_poses(run: Run, state: RunState) -> RunState:
+    """The E-step of one iteration alone: new poses, the old model."""
+    found = _assigned(run, state, final=False)
+    return replace(found.state, poses=found.poses)
+
+
+@dataclass(frozen=True)
+class _Assigned:
+    """What the E-step leaves to the M-step; ``signal`` (K, S) is tau2 of the references that it compared."""
+
+    state: RunState
+    schedule: ScheduleState
+    poses: PoseState
+    sums: list[Accumulators]
+    signal: FloatArray
+
+
+def _assigned(run: Run, state: RunState, final: bool) -> _Assigned:
+    """Settle sizes and sampling of the next iteration and assign all poses."""
+    state = replace(state, iteration=state.iteration + 1)
+    state = _with_perturbation(run, state)
+    schedule = with_image_sizes(run.policy, state.schedule, state.sampling, state.halves[0].average_pmax, final)
+    transforms = [transform_references(run, half, schedule) for half in state.halves]
+    signal = _signal(run, transforms[0], schedule)
+    for half in transforms:
+        limit_low_resolution(run, half)
+    state, schedule = _with_accuracy(run, state, schedule, transforms)
+    state, schedule = _with_sampling(run, state, schedule)
+    _announce(run, state, schedule)
+    models = [
+        likelihood_model(run, state, half, transform, schedule)
+        for half, transform in zip(state.halves, transforms, strict=True)
+    ]
+    sums, poses = _expectation(run, state, models)
+    return _Assigned(state, schedule, poses, sums, signal)
+
+
+def _signal(run: Run, transforms: list[npt.NDArray[np.complex128]], schedule: ScheduleState) -> FloatArray:
+    """Signal spectra (K, S) of the references of a classification, unless they are given."""
+    if run.fixed_tau2 is not None:
+        return run.fixed_tau2
+    r_max = schedule.current_size // 2
+    return np.stack([tau2_from_reference(each, run.box, run.config.pad, r_max) for each in transforms])
 
 
 def with_initial_resolution(run: Run, state: RunState) -> RunState:
@@ -147,11 +185,11 @@ def _drawn_axis(seed: int) -> int:
 def _order(run: Run, state: RunState) -> IntArray:
     """RELION's order of processing, from which it takes the particles for the accuracies and random classes.
 
-    Every iteration shuffles the order of the one before.
+    Every iteration shuffles the order of the one before; a run that is gone on with starts from the table's again.
     """
     subsets = state.poses.random_subset if run.config.split_random_halves else None
     order: IntArray = np.arange(len(run.table))
-    for iteration in range(1, state.iteration + 1):
+    for iteration in range(run.continued_from + 1, state.iteration + 1):
         order = processing_order(order, run.seed, iteration, subsets, run.table.optics_index)
     return order
 
@@ -265,28 +303,12 @@ def _with_changes(run: Run, state: RunState, schedule: ScheduleState, poses: Pos
     )
 
 
-def _maximize_classes(
-    run: Run,
-    state: RunState,
-    sums: Accumulators,
-    schedule: ScheduleState,
-    transforms: list[npt.NDArray[np.complex128]],
-    cross_correlation: bool,
-) -> HalfModel:
-    tau2 = run.fixed_tau2
-    if tau2 is None:
-        r_max = schedule.current_size // 2
-        tau2 = np.stack([tau2_from_reference(each, run.box, run.config.pad, r_max) for each in transforms])
-    return maximize_classes(run, state.halves[0], sums, schedule, tau2, cross_correlation)
-
-
 def _copy_first_class(model: HalfModel) -> None:
-    """Classes that grow from one reference all continue from the first map."""
+    """Classes that grow from one reference all continue from the first map; so does RELION, to the same values."""
     classes = len(model.pdf_class)
-    for spectrum in (model.tau2, model.ssnr, model.sigma2_ref, model.fourier_coverage, model.references):
-        spectrum[:] = spectrum[:1]
+    for values in (model.tau2, model.ssnr, model.references, model.pdf_direction):
+        values[:] = values[:1]
     model.pdf_class = np.full(classes, model.pdf_class[0] / classes)
-    model.pdf_direction = np.repeat(model.pdf_direction[:1] / classes, classes, axis=0)
 
 
 def _report(run: Run, state: RunState) -> None:

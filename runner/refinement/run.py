@@ -22,7 +22,7 @@ from runner.model.particles import ParticleTable
 from runner.model.state import SamplingState
 from runner.plan.config import RefineConfig
 from runner.plan.schedule import SchedulePolicy
-from runner.report.events import Events
+from runner.report.events import Events, RunStarted
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -40,6 +40,7 @@ class Run:
         are set to their mean, and what is kept at low resolution.
     seed : the random seed in force; ctfs : CTF volumes, None without ``--ctf``.
     grows_classes : several classes start from one reference; fixed_tau2 : (K, S) signal spectra to keep, or None.
+    continued_from : the iteration whose files the run went on with, 0 for a new one.
     """
 
     config: RefineConfig
@@ -61,6 +62,7 @@ class Run:
     grows_classes: bool
     fixed_tau2: FloatArray | None
     events: Events
+    continued_from: int = 0
 
     @property
     def classes(self) -> int:
@@ -135,6 +137,12 @@ def open_run(config: RefineConfig, events: Events, references: int) -> Run:
     )
 
 
+def announce(run: Run) -> None:
+    """Tell that the run starts, and what was settled for it."""
+    settled = {"random_seed": run.seed, "classes": run.classes}
+    run.events.emit(RunStarted("refine", run.prefix, len(run.table), settled))
+
+
 def coarse_grid(run: Run, sampling: SamplingState) -> AngularGrid:
     """The coarse orientations; a single nominal one where orientations are not searched."""
     if run.fixed_orientation:
@@ -173,7 +181,7 @@ def _policy(config: RefineConfig, box: int, voxel_size: float, diameter: float) 
         pixel_size_angst=voxel_size,
         particle_diameter_angst=diameter,
         split_halves=config.split_random_halves,
-        ini_high_angst=config.ini_high,
+        ini_high_angst=-1.0 if config.no_map else config.ini_high,
         firstiter_cc=config.firstiter_cc,
         oversampling=0 if config.skip_align else config.oversampling,
         auto_local_healpix_order=config.auto_local_healpix_order,
@@ -184,7 +192,8 @@ def _policy(config: RefineConfig, box: int, voxel_size: float, diameter: float) 
         allow_coarser_sampling=config.allow_coarser_sampling,
         minimum_angular_sampling_deg=config.minimum_angular_sampling,
         maximum_angular_sampling_deg=config.maximum_angular_sampling,
-        minimum_resolution_shell=config.minres_map,
+        # Without regularisation no spectrum limits the resolution: RELION then compares everything from the start.
+        minimum_resolution_shell=box // 2 if config.no_map else config.minres_map,
         changes_against_first_sampling=config.relion_parity,
     )
 
