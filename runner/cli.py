@@ -83,6 +83,8 @@ def add_command(
             return super().parse_args(ctx, words)
 
     def command(ctx: typer.Context, **values: Any) -> None:
+        if issubclass(config_class, RefineConfig):
+            values["given"] = frozenset(name for name in values if _on_command_line(ctx, name))
         config: Any = config_class(**values)
         config.validate()
         from runner.report.progress import open_events
@@ -95,6 +97,11 @@ def add_command(
 
     _set_signature(command, config_class)
     app.command(name=use_case, cls=Command, help=text)(command)
+
+
+def _on_command_line(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _set_signature(command: Callable[..., None], config_class: type[DataclassInstance]) -> None:

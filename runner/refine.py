@@ -12,40 +12,48 @@ from runner.model.state import RunState
 from runner.plan.config import RefineConfig
 from runner.plan.schedule import has_converged
 from runner.refinement.initial import check_references, initial_state, read_references
-from runner.refinement.iteration import iterate, with_initial_resolution
-from runner.refinement.output import iteration_names, write_iteration, write_unfiltered
-from runner.refinement.run import Run, open_run
-from runner.report.events import Events, RunFinished, RunStarted
+from runner.refinement.iteration import assign_poses, iterate, with_initial_resolution
+from runner.refinement.output import iteration_names, write_data, write_iteration, write_unfiltered
+from runner.refinement.resume import resume
+from runner.refinement.run import Run, announce, open_run
+from runner.report.events import Events, RunFinished
 from runner.store.objects import check_writable
 
 
 def run_refine(config: RefineConfig, events: Events) -> None:
-    """Refine or classify as ``config`` says; files go to the prefix ``config.o``.
+    """Refine or classify as ``config`` says, from a reference or from where an earlier run was.
 
     Raises
     ------
     UsageError, InputError, StorageError
         Flags, data or storage do not allow it; nothing is left half-written.
     """
-    check_writable(f"{config.o}_optimiser.star")
-    references, voxel_size = read_references(config)
-    run = open_run(config, events, len(references))
-    check_references(run, references, voxel_size)
-    events.emit(RunStarted("refine", config.o, len(run.table), {"random_seed": run.seed, "classes": run.classes}))
     with threadpool_limits(1):
-        state = initial_state(run, references)
+        run, state = resume(config, events) if config.continue_ else _start(config, events)
         write_iteration(run, state)
         state = with_initial_resolution(run, state)
-        if config.auto_refine:
+        if run.config.skip_maximize:
+            _assign_only(run, state)
+        elif run.config.auto_refine:
             _auto_refine(run, state)
         else:
             _classify(run, state)
 
 
+def _start(config: RefineConfig, events: Events) -> tuple[Run, RunState]:
+    """A new run, before its first iteration."""
+    check_writable(f"{config.o}_optimiser.star")
+    references, voxel_size = read_references(config)
+    run = open_run(config, events, len(references))
+    check_references(run, references, voxel_size)
+    announce(run)
+    return run, initial_state(run, references)
+
+
 def _auto_refine(run: Run, state: RunState) -> None:
     """Iterate until neither resolution nor poses improve at the finest useful sampling, then join the halves."""
     while state.iteration < run.config.auto_iter_max:
-        final = has_converged(run.policy, state.schedule)
+        final = run.config.force_converge or has_converged(run.policy, state.schedule)
         state, maps = iterate(run, state, final)
         unfiltered = write_unfiltered(run, iteration_names(run, state), maps) if maps is not None else []
         names = write_iteration(run, state)
@@ -64,6 +72,12 @@ def _classify(run: Run, state: RunState) -> None:
         state, _ = iterate(run, state)
         write_iteration(run, state)
     _finish(run, state, [iteration_names(run, state).reference(0, k) for k in range(run.classes)])
+
+
+def _assign_only(run: Run, state: RunState) -> None:
+    """Assign poses once; the model stays as it is."""
+    state = assign_poses(run, state)
+    _finish(run, state, [write_data(run, state)])
 
 
 def _finish(run: Run, state: RunState, files: list[str]) -> None:

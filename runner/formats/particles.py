@@ -278,6 +278,22 @@ def _number_groups(names: list[str]) -> tuple[list[str], IntArray]:
     return list(numbers), np.array(index, dtype=np.int64)
 
 
+def read_poses(table: ParticleTable) -> PoseState:
+    """The assignment that an iteration of a refinement wrote into ``table``, with its likelihoods.
+
+    Raises
+    ------
+    InputError
+        With row and column, for cells that are no numbers.
+    """
+    count, url = len(table), table.source
+    poses = table.poses()
+    poses.log_likelihood = _floats(table.columns, "rlnLogLikeliContribution", count, 0.0, url)
+    poses.pmax = _floats(table.columns, "rlnMaxValueProbDistribution", count, 0.0, url)
+    poses.significant_samples = _integers(table.columns, "rlnNrOfSignificantSamples", count, 0, url)
+    return poses
+
+
 def data_blocks(table: ParticleTable, poses: PoseState, scored: bool = True) -> list[StarBlock]:
     """Blocks ``optics`` and ``particles`` of a data.star: the input columns with new values, then RELION's new columns.
 

@@ -6,7 +6,7 @@ A field is named like its flag where Python allows it. Texts are "" when the fla
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runner.plan.flags import flag
 from runner.plan.validation import check_reconstruct, check_refine
@@ -28,14 +28,10 @@ class RefineConfig:
 
     i: str = flag("", "STAR file with the subtomograms", section=_IO)
     o: str = flag("", "output prefix, e.g. OUT/run; its folder is created", section=_IO)
-    continue_: str = flag(
-        "", "not available: optimiser STAR file of the run to go on with", section=_IO, name="--continue"
-    )
-    overwrite: bool = flag(False, "start anew where an earlier run with other flags left its files", section=_IO)
+    continue_: str = flag("", "optimiser STAR file of the run to go on with", section=_IO, name="--continue")
 
     ref: str = flag("", "map, or STAR file with rlnReferenceImage (one row a class)", section=_MODEL)
     ref_angpix: float = flag(-1.0, "pixel size of the reference in A (-1: from its header)", section=_MODEL)
-    trust_ref_size: bool = flag(False, "not available: take pixel and box size of the reference", section=_MODEL)
     firstiter_cc: bool = flag(
         False, "iteration 1 by cross-correlation: for references on another grey scale", section=_MODEL
     )
@@ -45,7 +41,7 @@ class RefineConfig:
         False, "fill the particles outside of the mask with their mean, not with noise", section=_MODEL
     )
     flatten_solvent: bool = flag(False, "mask the reference after each iteration", section=_MODEL)
-    solvent_mask: str = flag("", "mask of the reference (default: sphere of --particle_diameter)", section=_MODEL)
+    solvent_mask: str = flag("", "mask for --flatten_solvent (default: sphere of --particle_diameter)", section=_MODEL)
     solvent_mask2: str = flag("", "second mask, filled with its own mean density", section=_MODEL)
     lowpass_mask: str = flag("", "region kept at low resolution, inside or outside of the mask", section=_MODEL)
     lowpass: float = flag(0.0, "low-pass filter of that region in A", section=_MODEL)
@@ -71,7 +67,9 @@ class RefineConfig:
     sigma_psi: float = flag(-1.0, "standard deviation of local searches for psi in deg", section=_SEARCH)
     skip_align: bool = flag(False, "keep angles and offsets: only classify", section=_SEARCH)
     skip_rotate: bool = flag(False, "keep angles: only offsets and classes", section=_SEARCH)
-    always_cc: bool = flag(False, "cross-correlation in all iterations", section=_SEARCH)
+    always_cc: bool = flag(
+        False, "cross-correlation in all iterations; noise spectra stay as first estimated", section=_SEARCH
+    )
     allow_coarser_sampling: bool = flag(
         False, "classification: coarser sampling while accuracies are bad", section=_SEARCH
     )
@@ -95,7 +93,10 @@ class RefineConfig:
 
     j: int = flag(1, "threads; the results do not depend on it", section=_COMPUTE)
     gpu: str | None = flag(
-        None, "use GPUs, optionally by number: --gpu, --gpu 0, --gpu 0:1", section=_COMPUTE, bare_value=""
+        None,
+        "use a GPU, optionally by number: --gpu, --gpu 1; of several numbers (0:1) the first",
+        section=_COMPUTE,
+        bare_value="",
     )
     free_gpu_memory: float = flag(0.0, "GPU memory to leave free in MB", section=_COMPUTE)
     memory: float = flag(2.0, "budget of the expectation step in GB", section=_COMPUTE)
@@ -103,8 +104,6 @@ class RefineConfig:
     parity: str = flag("", "relion-3.1: do as RELION 3.1 does, defects included", section=_COMPUTE)
 
     pad: int = flag(2, "padding of the references' Fourier transforms", section=_EXPERT)
-    NN: bool = flag(False, "not available: nearest-neighbour interpolation in Fourier space", section=_EXPERT)
-    r_min_nn: int = flag(10, "shells with linear interpolation despite --NN", section=_EXPERT)
     coarse_size: int = flag(-1, "image size of the first pass in pixels (-1: automatic)", section=_EXPERT)
     adaptive_fraction: float = flag(0.999, "share of the weights that the second pass keeps", section=_EXPERT)
     maxsig: int = flag(-1, "most poses that the second pass visits (-1: no limit)", section=_EXPERT)
@@ -118,7 +117,10 @@ class RefineConfig:
     gridding_iter: int = flag(10, "iterations of the gridding correction", section=_EXPERT)
     minres_map: int = flag(5, "shells without regularisation", section=_EXPERT)
     no_map: bool = flag(False, "no regularisation: maximum likelihood", section=_EXPERT)
-    skip_maximize: bool = flag(False, "not available: only assign poses", section=_EXPERT)
+    skip_maximize: bool = flag(False, "assign poses once and write the data STAR file, no maps", section=_EXPERT)
+
+    given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    """Fields whose flags the command line has, also with their defaults; they change a run that is gone on with."""
 
     @property
     def relion_parity(self) -> bool:

@@ -64,7 +64,14 @@ def flags_of(config: type[DataclassInstance]) -> tuple[Flag, ...]:
             bare_value=field.metadata.get("bare_value"),
         )
         for field in dataclasses.fields(config)
+        if "flag" in field.metadata
     )
+
+
+def given_fields(config: DataclassInstance) -> frozenset[str]:
+    """The fields whose flags were given: values that are no defaults, and what the command line adds to ``given``."""
+    changed = {each.field for each in flags_of(type(config)) if getattr(config, each.field) != each.default}
+    return frozenset(changed | getattr(config, "given", frozenset()))
 
 
 def changed_flags(config: DataclassInstance) -> list[str]:

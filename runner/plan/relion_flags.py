@@ -116,6 +116,9 @@ REFINE_REFUSED: dict[str, str] = {
     "--debug": _DEBUG,
     "--print_metadata_labels": _INFO,
     "--print_symmetry_ops": _INFO,
+    "--NN": "references are interpolated linearly; leave it out",
+    "--r_min_nn": "references are interpolated linearly; leave it out",
+    "--trust_ref_size": "bring the reference to the box and pixel size of the particles (`tomoburst reconstruct`)",
     "--version": "use `tomoburst version`",
 }
 

@@ -12,22 +12,24 @@ if TYPE_CHECKING:
 PARITIES = ("", "relion-3.1")
 MAX_HEALPIX_ORDER = 8
 MAX_OVERSAMPLING = 4
-_UNAVAILABLE = {
-    "continue_": ("--continue", "run the same command again; it starts from the beginning"),
-    "trust_ref_size": ("--trust_ref_size", "bring the reference to the box and pixel size of the particles"),
-    "NN": ("--NN", "references are interpolated linearly; leave it out"),
-    "skip_maximize": ("--skip_maximize", "poses are written with maps: give --iter 1"),
-}
 
 
 def check_refine(config: RefineConfig) -> None:
     """Raise `UsageError` for flags of `RefineConfig` that are missing, out of range or contradict each other."""
     _check_files(config)
+    if not config.continue_:
+        check_settings(config)
+        return
+    _check_search(config)
+    _check_numbers(config)
+
+
+def check_settings(config: RefineConfig) -> None:
+    """Raise `UsageError` for settings of a refinement, given now or when it was started, that cannot work."""
     _check_halves(config)
     _check_modes(config)
     _check_search(config)
     _check_numbers(config)
-    _check_available(config)
 
 
 def check_reconstruct(config: ReconstructConfig) -> None:
@@ -68,8 +70,6 @@ def _check_halves(config: RefineConfig) -> None:
         not (config.K > 1 and config.auto_refine),
         f"--K {config.K} with --auto_refine: auto-refine takes one reference; leave out --auto_refine to classify",
     )
-    if config.continue_:
-        return
     _require(
         not config.auto_refine or config.split_random_halves,
         "--auto_refine needs --split_random_halves: without half sets there is no gold-standard FSC to steer it",
@@ -176,7 +176,6 @@ def _check_numbers(config: RefineConfig) -> None:
     for name, value in (
         ("--minres_map", config.minres_map),
         ("--maskedge", config.maskedge),
-        ("--r_min_nn", config.r_min_nn),
     ):
         _at_least(name, value, 0)
     for name, amount in (("--free_gpu_memory", config.free_gpu_memory), ("--lowpass", config.lowpass)):
@@ -198,12 +197,6 @@ def _check_numbers(config: RefineConfig) -> None:
         config.gpu is None or all(part.isdigit() for part in config.gpu.replace(",", ":").split(":") if config.gpu),
         f"--gpu {config.gpu}: give nothing, one number or numbers separated by colons: --gpu 0:1",
     )
-
-
-def _check_available(config: RefineConfig) -> None:
-    """Flags of RELION that have no effect here must not be given in the belief that they have one."""
-    for field, (name, instead) in _UNAVAILABLE.items():
-        _require(not getattr(config, field), f"{name} is not available: {instead}")
 
 
 def _require(condition: bool, message: str) -> None:

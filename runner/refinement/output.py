@@ -41,8 +41,7 @@ def write_iteration(run: Run, state: RunState) -> RunNames:
                     angular_step_deg(sampling.healpix_order),
                 )
                 write_bytes(names.angular_distribution(number, k), text.encode())
-    blocks = data_blocks(run.table, state.poses, scored=state.iteration > 0)
-    write_bytes(names.data, format_star(blocks).encode())
+    _write_poses(run, state, names)
     texts = run_texts(
         state,
         settings_in_use(run),
@@ -55,6 +54,18 @@ def write_iteration(run: Run, state: RunState) -> RunNames:
     for name, text in texts.items():
         write_bytes(name, text.encode())
     return names
+
+
+def write_data(run: Run, state: RunState) -> str:
+    """Write the poses alone and return the file's name; RELION's, that of an automated refinement has no iteration."""
+    names = RunNames(run.prefix, state.iteration, final=run.config.auto_refine)
+    _write_poses(run, state, names)
+    return names.data
+
+
+def _write_poses(run: Run, state: RunState, names: RunNames) -> None:
+    blocks = data_blocks(run.table, state.poses, scored=state.iteration > 0)
+    write_bytes(names.data, format_star(blocks).encode())
 
 
 def write_unfiltered(run: Run, names: RunNames, maps: HalfMaps) -> list[str]:

@@ -17,21 +17,23 @@ from runner.plan.glibc_random import initial_perturbation
 from runner.plan.schedule import angular_step_deg
 from runner.plan.validation import check_settings
 from runner.refinement.initial import half_members
-from runner.refinement.run import Run, coarse_grid, open_run
+from runner.refinement.run import Run, announce, coarse_grid, open_run
 from runner.report.events import Events
+from runner.store.objects import check_writable
 
-# RELION's rules: what its files keep unless it is given anew, the same for a classification only, and what they never keep.
-_KEPT_UNLESS_GIVEN = frozenset(
-    "pad iter tau2_fudge tau flatten_solvent solvent_mask solvent_mask2 particle_diameter scale solvent_correct_fsc "
-    "oversampling perturb offset sigma_ang sigma_rot sigma_tilt sigma_psi auto_local_healpix_order skip_align "
-    "skip_rotate strict_highres_exp".split()
-)
-_SEARCH = frozenset({"healpix_order", "psi_step", "offset_range", "offset_step"})
-_NEVER_KEPT = frozenset(
-    "continue_ overwrite force_converge auto_iter_max auto_ignore_angles auto_resol_angles allow_coarser_sampling "
-    "minimum_angular_sampling maximum_angular_sampling always_cc lowpass_mask lowpass maxsig skip_gridding gridding_iter "
-    "minres_map skip_maximize j gpu free_gpu_memory memory parity".split()
-)
+# RELION's rules: what the files of a run keep unless it is given again, the same in a classification only, and what
+# they never keep.
+_KEPT_UNLESS_GIVEN = """
+    pad iter tau2_fudge tau particle_diameter scale strict_highres_exp flatten_solvent solvent_mask solvent_mask2
+    solvent_correct_fsc oversampling perturb offset sigma_ang sigma_rot sigma_tilt sigma_psi auto_local_healpix_order
+    skip_align skip_rotate
+"""
+_SEARCH = "healpix_order psi_step offset_range offset_step"
+_NEVER_KEPT = """
+    continue_ force_converge auto_iter_max auto_ignore_angles auto_resol_angles allow_coarser_sampling
+    minimum_angular_sampling maximum_angular_sampling always_cc lowpass_mask lowpass maxsig skip_gridding gridding_iter
+    minres_map skip_maximize j gpu free_gpu_memory memory parity
+"""
 _SIGMAS = ("sigma_rot", "sigma_tilt", "sigma_psi")
 
 
@@ -49,25 +51,33 @@ def resume(config: RefineConfig, events: Events) -> tuple[Run, RunState]:
     done, last = resumed.iteration, effective.auto_iter_max if effective.auto_refine else effective.iter
     if done >= last and not effective.force_converge:
         flag = "--auto_iter_max" if effective.auto_refine else "--iter"
-        raise UsageError(f"{config.continue_}: all {done} iterations up to {flag} {last} are done; give a larger {flag}")
+        raise UsageError(
+            f"{config.continue_}: all {done} iterations up to {flag} {last} are done; give a larger {flag}"
+        )
+    check_writable(f"{effective.o}_optimiser.star")
     run = open_run(effective, events, effective.K)
     _check_particles(run, resumed)
-    run = replace(run, continued_from=done, policy=replace(run.policy, resumed_sampling=resumed.sampling))
+    announce(run)
+    run = replace(run, continued_from=done)
     return run, _state(run, resumed, given_fields(config))
 
 
 def _effective(config: RefineConfig, resumed: ResumedRun, events: Events) -> RefineConfig:
     """What the run was started with, changed by the flags that are given."""
+    if resumed.settings.get("NN"):
+        raise InputError(f"{config.continue_}: a run with --NN; references are interpolated linearly here, use RELION")
     flags = {flag.field: flag.name for flag in flags_of(RefineConfig)}
     given = given_fields(config)
-    allowed = _KEPT_UNLESS_GIVEN if resumed.settings.get("auto_refine") else _KEPT_UNLESS_GIVEN | _SEARCH
+    allowed, never_kept = set(_KEPT_UNLESS_GIVEN.split()), set(_NEVER_KEPT.split())
+    if not resumed.settings.get("auto_refine"):
+        allowed |= set(_SEARCH.split())
     if "," in config.sym:  # the files keep the point group of the first class only
-        allowed = allowed | {"sym"}
-    ignored = [name for field, name in flags.items() if field in given - allowed - _NEVER_KEPT - {"o"}]
+        allowed |= {"sym"}
+    ignored = [name for field, name in flags.items() if field in given - allowed - never_kept - {"o"}]
     if ignored:
         events.note(f"--continue keeps the run's own settings; ignored: {', '.join(ignored)}")
     values = {name: value for name, value in resumed.settings.items() if name in flags}
-    values |= {name: getattr(config, name) for name in _NEVER_KEPT | (given & allowed)}
+    values |= {name: getattr(config, name) for name in never_kept | (given & allowed)}
     root = str(resumed.settings["o"])
     values["o"] = config.o if config.o and config.o != root else f"{root}_ct{resumed.iteration}"
     return RefineConfig(**(values | {"i": resumed.data_url}))  # type: ignore[arg-type]
@@ -78,13 +88,15 @@ def _check_particles(run: Run, resumed: ResumedRun) -> None:
     model, source = resumed.models[0], run.table.source
     if model.box_size != run.box or abs(model.pixel_size_angst - run.voxel_size_angst) > 1e-3:
         raise InputError(
-            f"{source}: boxes of {run.box} voxels of {run.voxel_size_angst:g} A, but the run of {run.config.continue_} has "
+            f"{source}: boxes of {run.box} voxels of {run.voxel_size_angst:g} A, but {run.config.continue_} had "
             f"{model.box_size} of {model.pixel_size_angst:g} A; go on with the particles that it started with"
         )
     for found, expected in zip(run.table.group_names, model.group_names, strict=False):
         if found != expected:
-            raise InputError(f"{source}: group '{found}' is '{expected}' in the model of {run.config.continue_}; "
-                             "take both from the same iteration")
+            raise InputError(
+                f"{source}: group '{found}' is '{expected}' in the model of {run.config.continue_}; "
+                "take both from the same iteration"
+            )
     if len(run.table.group_names) != len(model.group_names):
         raise InputError(
             f"{source}: {len(run.table.group_names)} groups, but {len(model.group_names)} in the model of "
@@ -97,7 +109,7 @@ def _state(run: Run, resumed: ResumedRun, given: frozenset[str]) -> RunState:
     _check_halves(run, poses)
     sampling = _sampling(run, resumed.sampling, given)
     halves = [
-        _model(run, replace(model.half, references=_references(run, urls)), sampling, given)
+        _model(run, replace(model.half, references=_references(run, urls), orientability=None), sampling, given)
         for model, urls in zip(resumed.models, resumed.reference_urls, strict=True)
     ]
     return RunState(
@@ -114,8 +126,8 @@ def _check_halves(run: Run, poses: PoseState) -> None:
     for half, rows in enumerate(half_members(run, poses), start=1):
         if not len(rows):
             raise InputError(
-                f"{run.table.source}: half {half} has no particles (rlnRandomSubset); take the data STAR file that the run "
-                "wrote"
+                f"{run.table.source}: half {half} has no particles (rlnRandomSubset); "
+                "take the data STAR file that the run wrote"
             )
 
 
@@ -125,12 +137,14 @@ def _references(run: Run, urls: list[str]) -> np.ndarray[tuple[int, ...], np.dty
     for url in urls:
         maps.append(read_mrc(url).data.astype(np.float64))
         if maps[-1].shape != (run.box,) * 3:
-            raise InputError(f"{url}: {maps[-1].shape[::-1]} voxels, the particles {run.box}; take the map that the run wrote")
+            raise InputError(
+                f"{url}: {maps[-1].shape[::-1]} voxels, the particles {run.box}; take the map that the run wrote"
+            )
     return np.stack(maps)
 
 
 def _sampling(run: Run, sampling: SamplingState, given: frozenset[str]) -> SamplingState:
-    """The sampling, in a classification with what is given of it; the perturbation starts anew."""
+    """The sampling, in a classification with what is given of it; as in RELION it counts as the first of the run."""
     config = run.config
     if not config.auto_refine:
         if "healpix_order" in given:
@@ -143,7 +157,13 @@ def _sampling(run: Run, sampling: SamplingState, given: frozenset[str]) -> Sampl
         if "offset_step" in given:
             sampling = replace(sampling, offset_step_angst=config.offset_step * run.voxel_size_angst)
     return replace(
-        sampling, perturbation=initial_perturbation(config.perturb), perturbation_factor=config.perturb
+        sampling,
+        perturbation=initial_perturbation(config.perturb),
+        perturbation_factor=config.perturb,
+        healpix_order_original=sampling.healpix_order,
+        psi_step_original_deg=sampling.psi_step_deg,
+        offset_range_original_angst=sampling.offset_range_angst,
+        offset_step_original_angst=sampling.offset_step_angst,
     )
 
 
@@ -155,7 +175,7 @@ def _model(run: Run, half: HalfModel, sampling: SamplingState, given: frozenset[
     except ValueError as error:
         raise UsageError(f"--healpix_order {sampling.healpix_order}: {error}") from error
     if half.pdf_direction.shape[1] != count:
-        half = replace(half, pdf_direction=np.repeat(half.pdf_class[:, None] / count, count, axis=1))
+        half = replace(half, pdf_direction=np.full((run.classes, count), 1.0 / (run.classes * count)))
     if "offset" in given:
         half = replace(half, sigma2_offset_angst2=config.offset**2)
     if given.isdisjoint({"sigma_ang", *_SIGMAS}):
