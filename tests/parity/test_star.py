@@ -28,10 +28,12 @@ _rlnOriginX #8
 _rlnOriginY #9
 _rlnOriginZ #10
 _rlnAngleRot #11
-_rlnOriginXPrior #12
-b.mrc sub/1.mrc 10000 13.34 300 2.7 0.07 1 2 -3 10 0
-a.mrc sub/2.mrc 10000 13.34 300 2.7 0.07 1.5 2 -3 10 1
-a.mrc sub/3.mrc 20000 26.68 200 2.7 0.07 0.00001 2 -3 10 1
+_rlnAngleTilt #12
+_rlnAnglePsi #13
+_rlnOriginXPrior #14
+b.mrc sub/1.mrc 10000 13.34 300 2.7 0.07 1 2 -3 10 20 30 0
+a.mrc sub/2.mrc 10000 13.34 300 2.7 0.07 1.5 2 -3 10 20 30 1
+a.mrc sub/3.mrc 20000 26.68 200 2.7 0.07 0.00001 2 -3 10 20 30 1
 """
 
 
