@@ -19,6 +19,7 @@ class Backend:
     xp, fft, sparse : NumPy, scipy.fft and scipy.sparse, or their CuPy twins.
     real : dtype of bulk real arrays; ``complex`` is the matching complex dtype.
     memory_bytes : budget for the temporary arrays of one work unit.
+    device : number of the GPU; 0 on the CPU.
     """
 
     xp: Any
@@ -26,6 +27,7 @@ class Backend:
     sparse: Any
     real: np.dtype[Any]
     memory_bytes: int
+    device: int = 0
 
     @property
     def complex(self) -> np.dtype[Any]:
@@ -37,6 +39,11 @@ class Backend:
         """Whether arrays are NumPy arrays."""
         return self.xp is np
 
+    def activate(self) -> None:
+        """Make the calling thread use this device; threads start with GPU 0."""
+        if not self.is_cpu:
+            self.xp.cuda.Device(self.device).use()
+
     def to_host(self, array: Any) -> Any:
         """Copy ``array`` to a NumPy array (no copy on the CPU)."""
         return array if self.is_cpu else self.xp.asnumpy(array)
@@ -47,13 +54,21 @@ def cpu_backend(precision: str = "float32", memory_bytes: int = 2 << 30) -> Back
     return Backend(np, scipy.fft, scipy.sparse, np.dtype(precision), memory_bytes)
 
 
-def cuda_backend(precision: str = "float32", memory_bytes: int | None = None) -> Backend:
-    """CuPy on the current device; half of its free memory unless ``memory_bytes`` is given.
+def cuda_backend(
+    precision: str = "float32", memory_bytes: int | None = None, *, device: int = 0, reserved_bytes: int = 0
+) -> Backend:
+    """CuPy on one GPU, which becomes the calling thread's.
+
+    Parameters
+    ----------
+    memory_bytes : budget of a work unit; by default half of the memory that is free and not reserved.
+    device : number of the GPU.
+    reserved_bytes : of the memory that is free now, what must stay so.
 
     Raises
     ------
     RuntimeError
-        CuPy is not installed or sees no usable device.
+        CuPy is not installed or sees no such device, or the device has no memory to give.
     """
     try:
         import cupy
@@ -63,5 +78,14 @@ def cuda_backend(precision: str = "float32", memory_bytes: int | None = None) ->
         raise RuntimeError(f"CuPy cannot be imported ({error})") from error
     if not cupy.is_available():
         raise RuntimeError("CuPy finds no usable CUDA device")
-    budget = memory_bytes if memory_bytes is not None else int(cupy.cuda.runtime.memGetInfo()[0] // 2)
-    return Backend(cupy, cupyx.scipy.fft, cupyx.scipy.sparse, np.dtype(precision), budget)
+    found = int(cupy.cuda.runtime.getDeviceCount())
+    if device >= found:
+        raise RuntimeError(f"there is no GPU {device}, the numbers go from 0 to {found - 1}")
+    cupy.cuda.Device(device).use()
+    usable = int(cupy.cuda.runtime.memGetInfo()[0]) - reserved_bytes
+    if usable <= 0:
+        raise RuntimeError(f"GPU {device} has less than {reserved_bytes >> 20} MB of free memory")
+    if reserved_bytes:
+        cupy.get_default_memory_pool().set_limit(size=usable)
+    budget = memory_bytes if memory_bytes is not None else usable // 2
+    return Backend(cupy, cupyx.scipy.fft, cupyx.scipy.sparse, np.dtype(precision), budget, device)

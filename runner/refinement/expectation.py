@@ -133,6 +133,7 @@ def run_units(
 
 
 def _compute(run: Run, poses: PoseState, only_class: IntArray, unit: Unit) -> tuple[Accumulators, list[Assignment]]:
+    run.backend.activate()
     particles = [particle_at(run, poses, int(row), int(only_class[row])) for row in unit.rows]
     try:
         return expectation(particles, unit.model, unit.search, run.mask, run.rules, run.backend)

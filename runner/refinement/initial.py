@@ -79,8 +79,8 @@ def check_references(run: Run, references: npt.NDArray[np.float32], voxel_size_a
         )
     if abs(voxel_size_angst - run.voxel_size_angst) > 1e-3:
         raise InputError(
-            f"--ref {run.config.ref}: pixel size {voxel_size_angst:g} A in the header, {run.voxel_size_angst:g} A in the "
-            f"optics table of {run.config.i}; if the header is wrong, give --ref_angpix {run.voxel_size_angst:g}"
+            f"--ref {run.config.ref}: pixel size {voxel_size_angst:g} A in the header, {run.voxel_size_angst:g} A in "
+            f"the optics table of {run.config.i}; if the header is wrong, give --ref_angpix {run.voxel_size_angst:g}"
         )
 
 

@@ -57,8 +57,8 @@ def iterate(run: Run, state: RunState, final: bool = False) -> tuple[RunState, H
 
     Returns
     -------
-    The next state, and the unregularised half maps: of a final iteration, and of every one that corrects the FSC for the
-    solvent mask.
+    The next state, and the unregularised half maps: of a final iteration, and of every one that corrects the FSC for
+    the solvent mask.
     """
     found = _assigned(run, state, final)
     state, poses = found.state, found.poses

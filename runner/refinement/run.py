@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,8 @@ from runner.model.particles import ParticleTable
 from runner.model.state import SamplingState
 from runner.plan.config import RefineConfig
 from runner.plan.schedule import SchedulePolicy
-from runner.report.events import Events, RunStarted
+from runner.report.events import Events, JsonLog, RunStarted
+from runner.store.objects import write_bytes
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -139,6 +141,7 @@ def open_run(config: RefineConfig, events: Events, references: int) -> Run:
 
 def announce(run: Run) -> None:
     """Tell that the run starts, and what was settled for it."""
+    run.events.add(JsonLog(partial(write_bytes, f"{run.prefix}_events.jsonl")))
     settled = {"random_seed": run.seed, "classes": run.classes}
     run.events.emit(RunStarted("refine", run.prefix, len(run.table), settled))
 
@@ -166,7 +169,8 @@ def _common_sampling(table: ParticleTable) -> tuple[int, float]:
         if optics.image_size != first.image_size or abs(optics.pixel_size_angst - first.pixel_size_angst) > 1e-3:
             raise InputError(
                 f"{table.source}: optics group {optics.name} has {optics.image_size} voxels of "
-                f"{optics.pixel_size_angst:g} A, {first.name} has {first.image_size} of {first.pixel_size_angst:g} A; extract all particles alike"
+                f"{optics.pixel_size_angst:g} A, {first.name} has {first.image_size} of {first.pixel_size_angst:g} A; "
+                "extract all particles alike"
             )
     if first.image_size % 2:
         raise InputError(
@@ -204,10 +208,20 @@ def _backend(config: RefineConfig, events: Events) -> Backend:
     precision = "float64" if config.relion_parity else "float32"
     if config.gpu is not None:
         try:
-            return cuda_backend(precision)
+            return cuda_backend(
+                precision, device=_gpu_number(config.gpu, events), reserved_bytes=int(config.free_gpu_memory * 2**20)
+            )
         except RuntimeError as error:
             events.warn(f"--gpu: {error}; going on with the CPU")
     return cpu_backend(precision, memory)
+
+
+def _gpu_number(numbers: str, events: Events) -> int:
+    """The first of the GPUs of ``--gpu 0:1``; RELION gives one to each of its processes, and here is one process."""
+    given = list(dict.fromkeys(int(number) for number in numbers.replace(",", ":").split(":") if number))
+    if len(given) > 1:
+        events.note(f"--gpu {numbers}: one GPU is used, number {given[0]}")
+    return given[0] if given else 0
 
 
 def _symmetry(names: str, classes: int) -> list[FloatArray]:

@@ -189,6 +189,8 @@ class JsonStream:
 class JsonLog:
     """Keeps all records but `UnitFinished` and hands the whole log over when an iteration or the run ends.
 
+    A run that fails before its first iteration is over leaves no log.
+
     Parameters
     ----------
     save : called with the bytes of the log so far, e.g. to write ``PREFIX_events.jsonl`` as one object.
@@ -208,8 +210,8 @@ class JsonLog:
             self._flush()
 
     def close(self) -> None:
-        """Save what was not saved yet."""
-        if self._saved < len(self._lines):
+        """Save what was not saved yet of a log that has been saved before."""
+        if 0 < self._saved < len(self._lines):
             self._flush()
 
     def _flush(self) -> None:

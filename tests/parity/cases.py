@@ -194,6 +194,7 @@ CASES = [
     _case(
         "auto-random-halves", {"--i": "data/unsplit.star", "--firstiter_cc": "", "--healpix_order": "1"}, halves=True
     ),
+    _case("auto-skip-maximize", {"--healpix_order": "1", "--skip_maximize": ""}, halves=True),
     _case("auto-no-join", {"--healpix_order": "1", "--low_resol_join_halves": None}, CORRECTED, halves=True),
     _case("auto-c3", {"--firstiter_cc": "", "--healpix_order": "1", "--sym": "C3"}, halves=True),
     _case("auto-local", AUTO_LOCAL, halves=True),
