@@ -27,6 +27,7 @@ from kernels.spectra import (
     resolution_and_completeness,
     sigma2_ref,
 )
+from runner.execute.local import ordered_map
 from runner.model.state import HalfModel, ScheduleState
 from runner.plan.schedule import round_half_away, with_fsc
 from runner.refinement.run import Run
@@ -80,12 +81,15 @@ def maximize_halves(
         if run.config.relion_parity:
             particles = halves[0].group_particles  # RELION keeps the numbers of its first half
         halves, sums = [replace(halves[0], group_particles=particles)], [sums[0].merge(sums[1])]
-    updated = []
-    for half, total in zip(halves, sums, strict=True):
+
+    def maximize(half_and_sums: tuple[HalfModel, Accumulators]) -> HalfModel:
+        half, total = half_and_sums
         noise_left = sigma2_ref(total.weight_rft[0], run.box, run.config.pad, schedule.current_size // 2)
         ssnr, tau2 = gold_standard_ssnr_tau2(fsc, noise_left, run.config.tau2_fudge, joined=final)
         spectra = replace(half, fsc=fsc[None], sigma2_ref=noise_left[None], ssnr=ssnr[None], tau2=tau2[None])
-        updated.append(_new_model(run, spectra, total, schedule, cross_correlation, final))
+        return _new_model(run, spectra, total, schedule, cross_correlation, final)
+
+    updated = list(ordered_map(maximize, zip(halves, sums, strict=True), run.config.j))
     for half in updated[1:]:
         half.ssnr, half.average_pmax = updated[0].ssnr.copy(), updated[0].average_pmax
     return updated, schedule, unregularised
@@ -127,7 +131,7 @@ def _join(run: Run, sums: list[Accumulators], schedule: ScheduleState) -> None:
 
 
 def _unregularised(run: Run, sums: list[Accumulators], schedule: ScheduleState) -> HalfMaps:
-    return HalfMaps(*(_plain_map(run, half, schedule) for half in sums))
+    return HalfMaps(*ordered_map(lambda half: _plain_map(run, half, schedule), sums, run.config.j))
 
 
 def _plain_map(run: Run, sums: Accumulators, schedule: ScheduleState) -> npt.NDArray[np.float32]:
