@@ -80,6 +80,14 @@ def significant(log_weight: Any, fraction: float, most: int, xp: Any = np) -> Si
 
 
 def winner(score: Any) -> Significant:
-    """Give all the weight to the least score (cross-correlation); the logarithm of the sum is minus that score."""
+    """Give all the weight to the least score (cross-correlation); the logarithm of the sum is minus that score.
+
+    Raises
+    ------
+    FloatingPointError
+        The least score is not finite.
+    """
     best = int(score.argmin())
+    if not np.isfinite(float(score[best])):
+        raise FloatingPointError("no orientation has a finite correlation")
     return Significant(np.array([best]), np.ones(1), 1, best, 1.0, -float(score[best]))
