@@ -46,6 +46,8 @@ def resume(config: RefineConfig, events: Events) -> tuple[Run, RunState]:
         A file of the run is missing, or the files do not belong together; or the flags leave nothing to do.
     """
     resumed = read_run(config.continue_)
+    if resumed.iteration == 0:
+        raise UsageError(f"{config.continue_}: iteration 0 is the start, there is nothing to go on with; run it anew")
     effective = _effective(config, resumed, events)
     check_settings(effective)
     done, last = resumed.iteration, effective.auto_iter_max if effective.auto_refine else effective.iter
