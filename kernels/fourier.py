@@ -3,6 +3,8 @@
 The forward transform is divided by the number of voxels and its phase origin is the box centre ``size//2``; the
 inverse is not scaled.  Half transforms carry the suffix ``_rft``.  Source: RELION 3.1's
 conventions.
+
+The centred transforms and :func:`crop` work on the device where their array is; the others on NumPy arrays.
 """
 
 from __future__ import annotations
@@ -33,26 +35,35 @@ def forward(volume: Any, fft: Any = scipy.fft) -> Any:
     -------
     (..., n, n, n//2 + 1) complex array, divided by ``n**3``.
     """
-    size = volume.shape[-1]
     rft = fft.rfftn(volume, axes=(-3, -2, -1), norm="forward")
-    return rft * _like(centre_signs(size), rft)
+    _move_origin(rft)
+    return rft
 
 
 def inverse(rft: Any, fft: Any = scipy.fft) -> Any:
     """Real volumes ``(..., n, n, n)`` of centred half transforms ``(..., n, n, n//2 + 1)``; not scaled."""
-    size = rft.shape[-2]
-    return fft.irfftn(rft * _like(centre_signs(size), rft), s=(size,) * 3, axes=(-3, -2, -1), norm="forward")
+    moved = rft.copy()
+    _move_origin(moved)
+    return fft.irfftn(moved, s=(rft.shape[-2],) * 3, axes=(-3, -2, -1), norm="forward")
 
 
-def crop(rft: Any, size: int) -> Any:
+def _move_origin(rft: Any) -> None:
+    """Multiply by :func:`centre_signs` in place; in an even box indices are as even or odd as their frequencies."""
+    rft[..., 1::2, :, :] *= -1
+    rft[..., 1::2, :] *= -1
+    rft[..., 1::2] *= -1
+
+
+def crop(rft: Any, size: int, xp: Any = np) -> Any:
     """Crop half transforms to an even ``size`` no larger than their own, keeping the cube's corners.
 
-    The kept frequencies are ``(-size/2, size/2]`` along z and y and ``[0, size/2]`` along x.
+    The kept frequencies are ``(-size/2, size/2]`` along z and y and ``[0, size/2]`` along x; ``xp`` is the array
+    module of ``rft``.
     """
     if size == rft.shape[-2]:
         return rft
-    index = frequencies(size) % rft.shape[-2]
-    return rft[..., index[:, None, None], index[None, :, None], np.arange(size // 2 + 1)[None, None, :]]
+    index = xp.asarray(frequencies(size) % rft.shape[-2])
+    return rft[..., index[:, None, None], index[None, :, None], xp.asarray(np.arange(size // 2 + 1))[None, None, :]]
 
 
 def enlarge(rft: Any, size: int) -> Any:
@@ -81,13 +92,3 @@ def shift(rft: Any, shift_xyz_px: Any, box_size: int | None = None) -> Any:
     x, y, z = (float(component) for component in shift_xyz_px)
     phase = (kx * x + ky * y + kz * z) * (-2.0 * np.pi / (box_size or size))
     return rft * np.exp(1j * phase).astype(rft.dtype)
-
-
-def _like(values: Any, array: Any) -> Any:
-    """Host ``values`` on the device of ``array``, in the real dtype that belongs to it."""
-    real = np.zeros(0, dtype=array.dtype).real.dtype
-    if isinstance(array, np.ndarray):
-        return values.astype(real)
-    import cupy
-
-    return cupy.asarray(values, dtype=real)

@@ -82,9 +82,9 @@ def sample(reference: Any, matrices: Any, frequencies_xyz: Any, pad: float, back
     (n, 2, n_f) real array; ``[:, 0]`` real and ``[:, 1]`` imaginary parts.
     """
     rotations = np.ascontiguousarray(np.swapaxes(matrices, -1, -2) * pad, dtype=backend.real)
-    points = backend.xp.ascontiguousarray(frequencies_xyz, dtype=backend.real)
+    points = np.ascontiguousarray(frequencies_xyz, dtype=backend.real)
     if not backend.is_cpu:
-        return sample_arrays(reference, backend.xp.asarray(rotations), points, backend.xp)
+        return sample_arrays(reference, backend.xp.asarray(rotations), backend.xp.asarray(points), backend.xp)
     stacked = np.empty((len(rotations), 2, points.shape[1]), dtype=backend.real)
     _sample(reference.reshape(-1).view(backend.real), reference.shape[0], rotations, points, stacked)
     return stacked

@@ -11,6 +11,7 @@ product of ``(orientations, n_f)`` with ``(n_f, particles)``.  Source: Scheres, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -50,10 +51,13 @@ class Terms:
 
 
 def predicted_gain(particle: PreparedParticle, model: Model, size: int, flat: Any, backend: Backend) -> Any:
-    """(n_f,) factor from the rotated reference to the predicted particle: scale times CTF, squared if premultiplied."""
+    """(n_f,) factor from the rotated reference to the predicted particle: scale times CTF, squared if premultiplied.
+
+    ``flat`` are the coefficients' indices (n_f,), on the backend's device.
+    """
     if particle.ctf_rft is None or not model.ctf_in_reference:
         return backend.xp.full(len(flat), particle.scale, dtype=backend.real)
-    ctf = crop(particle.ctf_rft, size).ravel()[flat]
+    ctf = crop(particle.ctf_rft, size, backend.xp).ravel()[flat]
     if particle.source.ctf_premultiplied:
         ctf = ctf * ctf
     return ctf * backend.real.type(particle.scale)
@@ -69,10 +73,11 @@ def inverse_noise(sigma2_noise: FloatArray, shell: IntArray, counted: npt.NDArra
 def likelihood_terms(particle: PreparedParticle, model: Model, size: int, backend: Backend) -> Terms:
     """Terms of the Gaussian likelihood at image ``size``; DC is not compared."""
     points = sphere(size)
-    masked = crop(particle.masked_rft, size).ravel()
+    flat = backend.xp.asarray(points.flat)
+    masked = crop(particle.masked_rft, size, backend.xp).ravel()
     sigma2 = model.sigma2_noise[particle.source.group]
     inverse = backend.xp.asarray(inverse_noise(sigma2, points.shell, points.likelihood & (points.shell > 0)))
-    gain = predicted_gain(particle, model, size, points.flat, backend)
+    gain = predicted_gain(particle, model, size, flat, backend)
     weighted = gain * inverse.astype(backend.real)
     shell = likelihood_shells(size).ravel()
     everywhere = backend.xp.asarray(inverse_noise(sigma2, shell, shell > 0))
@@ -80,16 +85,16 @@ def likelihood_terms(particle: PreparedParticle, model: Model, size: int, backen
         (everywhere * (masked.real.astype(np.float64) ** 2 + masked.imag.astype(np.float64) ** 2)).sum()
     )
     beyond = 0.5 * float(particle.power[model.current_size // 2 + 1 :].sum())
-    return Terms(weighted * masked[points.flat], gain * weighted, constant + beyond)
+    return Terms(weighted * masked[flat], gain * weighted, constant + beyond)
 
 
 def correlation_terms(particle: PreparedParticle, model: Model, size: int, backend: Backend) -> Terms:
     """Terms of the normalised cross-correlation at image ``size``, over all stored coefficients."""
-    points = sphere(size)
-    masked = crop(particle.masked_rft, size).ravel()
-    length = float(np.sqrt((masked.real.astype(np.float64) ** 2 + masked.imag.astype(np.float64) ** 2).sum()))
-    gain = predicted_gain(particle, model, size, points.flat, backend)
-    return Terms(gain * masked[points.flat] / backend.real.type(length or 1.0), gain * gain, 0.0)
+    flat = backend.xp.asarray(sphere(size).flat)
+    masked = crop(particle.masked_rft, size, backend.xp).ravel()
+    length = math.sqrt(float((masked.real.astype(np.float64) ** 2 + masked.imag.astype(np.float64) ** 2).sum()))
+    gain = predicted_gain(particle, model, size, flat, backend)
+    return Terms(gain * masked[flat] / backend.real.type(length or 1.0), gain * gain, 0.0)
 
 
 def _score(norm: Any, cross: Any, cross_correlation: bool, xp: Any) -> Any:
@@ -194,7 +199,8 @@ def fine_scores(
         table = _block_scores(
             terms, reference, matrices[chosen], shifts_px[columns], size, cross_correlation, model, backend
         )
-        score = backend.to_host(table[rank[orientation[points]] - block * rows_per_block, :, column, :])
+        row = backend.xp.asarray(rank[orientation[points]] - block * rows_per_block)
+        score = backend.to_host(table[row, :, backend.xp.asarray(column), :])
         parts.append(_expand(points, orientation[points], translation[points], score))
     return FinePoints(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 

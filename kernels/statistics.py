@@ -69,7 +69,7 @@ def accumulate(
         total += weight
         power, cross = _back_project(sums, part, image, model, backend)
         if not search.cross_correlation:
-            _add_noise_and_scale(sums, group, part.class_index, image, power, cross, particle.scale, model)
+            _add_noise_and_scale(sums, group, part.class_index, image, power, cross, particle.scale, model, backend)
         sums.pdf_class[part.class_index] += weight
         if not search.fixed_orientation:
             np.add.at(sums.pdf_direction[part.class_index], part.direction[part.row], part.weight)
@@ -96,6 +96,7 @@ class _Image:
     @classmethod
     def of(cls, particle: PreparedParticle, model: Model, backend: Backend) -> _Image:
         points = sphere(model.current_size)
+        flat = backend.xp.asarray(points.flat)
         sigma2 = model.sigma2_noise[particle.source.group]
         counted = points.likelihood & points.inserted
         importance = inverse_noise(sigma2, points.shell, counted)
@@ -104,13 +105,13 @@ class _Image:
         inverse = backend.xp.asarray(importance, dtype=backend.real)
         ctf = backend.xp.full(len(points), particle.scale, dtype=backend.real)
         if particle.ctf_rft is not None:
-            ctf = ctf * particle.ctf_rft.ravel()[points.flat]
+            ctf = ctf * particle.ctf_rft.ravel()[flat]
         factor = inverse if particle.source.ctf_premultiplied else inverse * ctf
         return cls(
             points=points,
-            masked=particle.masked_rft.ravel()[points.flat],
-            gain=predicted_gain(particle, model, model.current_size, points.flat, backend),
-            data=particle.image_rft.ravel()[points.flat] * factor,
+            masked=particle.masked_rft.ravel()[flat],
+            gain=predicted_gain(particle, model, model.current_size, flat, backend),
+            data=particle.image_rft.ravel()[flat] * factor,
             weight=inverse * ctf * ctf,
         )
 
@@ -165,10 +166,11 @@ def _add_noise_and_scale(
     cross: npt.NDArray[np.complex128],
     scale: float,
     model: Model,
+    backend: Backend,
 ) -> None:
     """Add what depends on the reference: the residual's power per shell, and signal and power for the group's scale."""
     points, shells = image.points, model.box // 2 + 1
-    gain, masked = (np.asarray(_host(array)) for array in (image.gain, image.masked))
+    gain, masked = backend.to_host(image.gain), backend.to_host(image.masked)
     counted = points.likelihood
     signal = np.where(counted, gain * (masked * cross).real, 0.0)
     predicted = np.where(counted, gain.astype(np.float64) ** 2 * power, 0.0)
@@ -185,7 +187,7 @@ def _add_image_power(
     """Add the particle's own power: weighted up to the current size, once per particle beyond it."""
     group, edge = particle.source.group, model.current_size // 2 + 1
     shell = likelihood_shells(model.current_size).ravel()
-    masked = np.asarray(backend.to_host(particle.masked_rft)).ravel()[shell >= 0]
+    masked = backend.to_host(particle.masked_rft).ravel()[shell >= 0]
     squared = masked.real.astype(np.float64) ** 2 + masked.imag.astype(np.float64) ** 2
     sums.sigma2_noise[group, :edge] += total * np.bincount(shell[shell >= 0], weights=squared, minlength=edge)
     sums.sigma2_noise[group, edge:] += particle.power[edge:]
@@ -195,7 +197,3 @@ def _add_offsets(sums: Accumulators, particle: PreparedParticle, part: ClassPoin
     prior_px = particle.source.prior_origin_angst / model.voxel_size_angst
     distance = ((prior_px - particle.centre_px - part.shifts_px) ** 2).sum(axis=1)
     sums.sigma2_offset_angst2 += model.voxel_size_angst**2 * float((part.weight * distance[part.column]).sum())
-
-
-def _host(array: Any) -> Any:
-    return array if isinstance(array, np.ndarray) else array.get()

@@ -1,0 +1,235 @@
+"""The E-step on a device: the array code that serves CuPy, on a stand-in that is as strict as CuPy about its arrays."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from kernels.accumulators import Accumulators
+from kernels.accuracy import pose_accuracy
+from kernels.backend import Backend, cpu_backend
+from kernels.expectation import expectation
+from kernels.fourier import centre_signs, crop, forward, inverse
+from kernels.likelihood import Assignment, Model, Particle, Rules, Search
+from kernels.orientations import euler_to_matrix
+from kernels.posterior import significant, winner
+from kernels.projection import insert, insert_arrays
+from kernels.sphere import shifted, sphere
+from tests.unit import strict_device
+from tests.unit.strict_device import DeviceArray, strict_backend
+from tests.unit.test_expectation import BOX, CASES, MASK, problem, tiny_particles
+
+RELATIVE = {"float32": 1e-4, "float64": 1e-9}
+"""Of the largest entry of each sum: single precision against itself differs by the order of its sums."""
+LOG_LIKELIHOOD = {"float32": 1e-5, "float64": 1e-11}
+
+
+def placed(model: Model, backend: Backend) -> Model:
+    """The model with its references on the backend's device."""
+    references = [backend.xp.asarray(reference, dtype=backend.complex) for reference in model.references_rft]
+    return replace(model, references_rft=references)
+
+
+def assert_same_on_device(particles: list[Particle], model: Model, search: Search, device: Backend, rules: Rules):
+    """The sums and assignments of the device equal those of the compiled kernels in the same precision."""
+    precision = device.real.name
+    host = cpu_backend(precision)
+    sums, assignments = expectation(particles, placed(model, device), search, MASK, rules, device)
+    expected_sums, expected = expectation(particles, placed(model, host), search, MASK, rules, host)
+    for name in (field.name for field in fields(Accumulators)):
+        here, there = getattr(sums, name), getattr(expected_sums, name)
+        assert type(here) is np.ndarray, name
+        assert here.dtype == there.dtype
+        assert np.abs(here - there).max() <= RELATIVE[precision] * np.abs(there).max(), name
+    for one, other in zip(assignments, expected, strict=True):
+        assert_same_assignment(one, other, precision)
+
+
+def assert_same_assignment(one: Assignment, other: Assignment, precision: str):
+    assert (one.index, one.class_index) == (other.index, other.class_index)
+    assert one.significant_samples == other.significant_samples
+    assert one.angles_deg == pytest.approx(other.angles_deg, abs=1e-9)
+    assert one.origin_angst == pytest.approx(other.origin_angst, abs=1e-9)
+    assert one.pmax == pytest.approx(other.pmax, rel=RELATIVE[precision])
+    assert one.log_likelihood == pytest.approx(other.log_likelihood, rel=LOG_LIKELIHOOD[precision])
+
+
+@pytest.mark.parametrize("precision", RELATIVE)
+@pytest.mark.parametrize("case", CASES)
+def test_expectation_on_a_device_equals_the_compiled_kernels(case: str, precision: str):
+    model, search = problem(case)
+    assert_same_on_device(tiny_particles(), model, search, strict_backend(precision), Rules())
+
+
+@pytest.mark.parametrize("precision", RELATIVE)
+@pytest.mark.parametrize("case", ["global", "local"])
+def test_relions_rules_on_a_device(case: str, precision: str):
+    model, search = problem(case)
+    assert_same_on_device(tiny_particles(), model, search, strict_backend(precision), Rules.relion())
+
+
+@pytest.mark.parametrize("precision", RELATIVE)
+def test_premultiplied_particles_on_a_device(precision: str):
+    model, search = problem("global")
+    assert_same_on_device(tiny_particles(premultiplied=True), model, search, strict_backend(precision), Rules())
+
+
+@pytest.mark.parametrize("case", ["global", "local", "cross-correlation"])
+def test_a_device_with_little_memory_works_in_many_blocks(case: str):
+    model, search = problem(case)
+    small = strict_backend("float64", memory_bytes=1 << 14)
+    assert_same_on_device(tiny_particles(), model, search, small, Rules())
+
+
+def test_pose_accuracy_takes_references_from_a_device():
+    model, device = problem("global")[0], strict_backend("float64")
+    particles = tiny_particles()
+    here = pose_accuracy(particles, [0, 1, 2], placed(model, device), 0, True, device)
+    there = pose_accuracy(particles, [0, 1, 2], model, 0, True, cpu_backend("float64"))
+    assert here[:2] == there[:2]
+    np.testing.assert_array_equal(here[2], there[2])
+
+
+@pytest.mark.parametrize("precision", RELATIVE)
+def test_centred_transforms_and_cropping_on_a_device(precision: str):
+    device = strict_backend(precision)
+    volume = np.random.default_rng(1).normal(size=(2, BOX, BOX, BOX)).astype(precision)
+    rft = forward(volume)
+    signed = np.fft.rfftn(volume, axes=(1, 2, 3), norm="forward") * centre_signs(BOX)
+    np.testing.assert_allclose(rft, signed, atol=1e-7 if precision == "float32" else 1e-16)
+    on_device = forward(device.xp.asarray(volume), device.fft)
+    np.testing.assert_array_equal(on_device.get(), rft)
+    np.testing.assert_array_equal(crop(on_device, 6, device.xp).get(), crop(rft, 6))
+    np.testing.assert_array_equal(inverse(on_device, device.fft).get(), inverse(rft))
+    np.testing.assert_array_equal(on_device.get(), rft)  # the inverse leaves what it was given as it was
+    assert rft.dtype == device.complex
+
+
+def test_insertion_on_a_device_equals_the_compiled_kernel():
+    rng, points, pad = np.random.default_rng(2), sphere(8), 2
+    matrices = euler_to_matrix(np.array([[10.0, 40.0, -70.0], [-120.0, 180.0, 33.0]]))
+    values = rng.normal(size=(2, 2, len(points)))
+    weights = rng.uniform(size=(2, len(points))) * (rng.uniform(size=(2, len(points))) > 0.3)
+    shape = (19, 19, 10)
+    data, weight = np.zeros(shape, dtype=np.complex128), np.zeros(shape)
+    insert(data, weight, matrices, points.frequencies_xyz, values, weights, pad)
+    xp = strict_device
+    sums = xp.zeros(shape, dtype=np.complex128), xp.zeros(shape)
+    rotations = xp.asarray(np.swapaxes(matrices, -1, -2) * pad)
+    points_xyz = xp.asarray(points.frequencies_xyz, dtype=np.float64)
+    insert_arrays(*sums, rotations, points_xyz, xp.asarray(values), xp.asarray(weights), xp)
+    for one, other in zip(sums, (data, weight), strict=True):
+        assert one.get() == pytest.approx(other, abs=1e-12)
+    before = sums[0].get()
+    nothing = xp.zeros((2, len(points)))
+    insert_arrays(*sums, rotations, points_xyz, xp.asarray(values), nothing, xp)
+    np.testing.assert_array_equal(sums[0].get(), before)
+
+
+def test_phases_of_some_lines_on_a_device():
+    points, device = sphere(8), strict_backend("float64")
+    rng = np.random.default_rng(3)
+    moves = rng.normal(size=(5, 3))
+    for chosen, lines in points.blocks(40):
+        values = rng.normal(size=chosen.stop - chosen.start) + 1j * rng.normal(size=chosen.stop - chosen.start)
+        here = shifted(device.xp.asarray(values), moves, points, BOX, device, lines)
+        there = shifted(values, moves, points, BOX, cpu_backend("float64"), lines)
+        assert here.get() == pytest.approx(there, abs=1e-14)
+
+
+def test_significant_points_and_the_winner_come_back_as_host_arrays():
+    log_weight = np.log(np.array([0.05, 0.3, 0.3, 0.2, 0.1, 0.05]))
+    here = significant(strict_device.asarray(log_weight), 0.75, -1, strict_device)
+    there = significant(log_weight, 0.75, -1)
+    np.testing.assert_array_equal(here.index, there.index)
+    np.testing.assert_array_equal(here.weight, there.weight)
+    assert (here.count, here.best, here.log_sum) == (there.count, there.best, there.log_sum)
+    assert winner(strict_device.asarray(-log_weight)).best == 1
+
+
+MIXTURES = {
+    "device + host": lambda device, host: device + host,
+    "host + device": lambda device, host: host + device,
+    "host @ device": lambda device, host: host @ device,
+    "in place with host": lambda device, host: device.__iadd__(host),
+    "host in place with device": lambda device, host: host.__iadd__(device),
+    "NumPy scalar from the left": lambda device, host: host[0] * device,
+    "NumPy function": lambda device, host: np.stack([device, device]),
+    "NumPy ufunc": lambda device, host: np.exp(device),
+    "NumPy ufunc into device": lambda device, host: np.exp(host, out=device),
+    "implicit conversion": lambda device, host: np.asarray(device),
+    "assignment of host": lambda device, host: device.__setitem__(slice(None), host),
+    "assignment to host": lambda device, host: host.__setitem__(slice(None), device),
+    "device function of host": lambda device, host: strict_device.square(host),
+    "contiguous host": lambda device, host: strict_device.ascontiguousarray(host),
+    "condition on the host": lambda device, host: strict_device.where(host > 0, device, 0),
+    "index from the host": lambda device, host: device[host.astype(int)],
+    "index into host": lambda device, host: host[device.astype(int)],
+    "list as index": lambda device, host: device[[0, 1]],
+    "device element as bound": lambda device, host: device[: device.argmin()],
+    "host weights in a sparse matrix": lambda device, host: strict_device.CsrMatrix(
+        (device, (host.astype(int), host.astype(int))), (3, 3)
+    ),
+}
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_the_stand_in_refuses_to_mix_host_and_device(mixture: str):
+    device, host = strict_device.asarray(np.arange(3.0)), np.arange(3.0)
+    with pytest.raises((TypeError, IndexError)):
+        MIXTURES[mixture](device, host)
+
+
+def test_results_on_the_stand_in_stay_there():
+    device = strict_device.asarray(np.arange(6.0).reshape(2, 3))
+    for result in (
+        device.sum(),
+        device[0, 1],
+        device.T,
+        2 * device,
+        -device,
+        device > 1,
+        device.real,
+        next(iter(device)),
+    ):
+        assert type(result) is DeviceArray
+    view = device[:, 1]
+    view += 10.0
+    assert float(device[1, 1]) == 14.0
+    assert type(device.get()) is np.ndarray
+
+
+def test_the_stand_in_offers_nothing_that_cupy_lacks():
+    cupy = pytest.importorskip("cupy")
+    fft = pytest.importorskip("cupyx.scipy.fft")
+    sparse = pytest.importorskip("cupyx.scipy.sparse")
+    own = {"annotations", "strict_backend"}
+    functions = {
+        name: function
+        for name, function in vars(strict_device).items()
+        if inspect.isfunction(function) and not name.startswith("_") and name not in own
+    }
+    assert len(functions) > 15
+    for name, function in functions.items():
+        theirs = getattr(fft if name in {"rfftn", "irfftn"} else cupy, name)
+        if isinstance(theirs, cupy.ufunc):
+            continue
+        parameters = inspect.signature(theirs).parameters
+        variable = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters.values())
+        assert variable or set(inspect.signature(function).parameters) <= set(parameters), name
+    for name in set(vars(DeviceArray)) - {"__module__", "__dict__", "__weakref__", "__doc__", "__hash__", "_values"}:
+        assert hasattr(cupy.ndarray, name), name
+    for name in ("__getitem__", "__matmul__"):
+        assert hasattr(sparse.csr_matrix, name)
+
+
+def test_a_device_is_made_the_threads_own():
+    used = []
+    xp = SimpleNamespace(cuda=SimpleNamespace(Device=lambda number: SimpleNamespace(use=lambda: used.append(number))))
+    Backend(xp, None, None, np.dtype("float32"), 1, 3).activate()
+    cpu_backend().activate()
+    assert used == [3]
