@@ -54,21 +54,19 @@ def cpu_backend(precision: str = "float32", memory_bytes: int = 2 << 30) -> Back
     return Backend(np, scipy.fft, scipy.sparse, np.dtype(precision), memory_bytes)
 
 
-def cuda_backend(
-    precision: str = "float32", memory_bytes: int | None = None, *, device: int = 0, reserved_bytes: int = 0
-) -> Backend:
+def cuda_backend(precision: str = "float32", *, device: int = 0, reserved_bytes: int = 0, units: int = 1) -> Backend:
     """CuPy on one GPU, which becomes the calling thread's.
 
     Parameters
     ----------
-    memory_bytes : budget of a work unit; by default half of the memory that is free and not reserved.
     device : number of the GPU.
     reserved_bytes : of the memory that is free now, what must stay so.
+    units : work units that run at once and share half of the memory that is free and not reserved.
 
     Raises
     ------
     RuntimeError
-        CuPy is not installed or sees no such device, or the device has no memory to give.
+        CuPy is not installed or sees no such device, or the device cannot compute or has no memory to give.
     """
     try:
         import cupy
@@ -81,11 +79,16 @@ def cuda_backend(
     found = int(cupy.cuda.runtime.getDeviceCount())
     if device >= found:
         raise RuntimeError(f"there is no GPU {device}, the numbers go from 0 to {found - 1}")
-    cupy.cuda.Device(device).use()
+    try:
+        cupy.cuda.Device(device).use()
+        product = cupy.ones((2, 2)) @ cupy.ones((2, 2))  # needs the compiler and the libraries that CuPy loads late
+        float(product.sum())
+    except (ImportError, OSError, MemoryError, RuntimeError, cupy.cuda.compiler.CompileException) as error:
+        raise RuntimeError(f"GPU {device} cannot compute ({' '.join(str(error).split())})") from error
     usable = int(cupy.cuda.runtime.memGetInfo()[0]) - reserved_bytes
     if usable <= 0:
         raise RuntimeError(f"GPU {device} has less than {reserved_bytes >> 20} MB of free memory")
     if reserved_bytes:
         cupy.get_default_memory_pool().set_limit(size=usable)
-    budget = memory_bytes if memory_bytes is not None else usable // 2
+    budget = usable // 2 // max(1, units)
     return Backend(cupy, cupyx.scipy.fft, cupyx.scipy.sparse, np.dtype(precision), budget, device)

@@ -209,7 +209,10 @@ def _backend(config: RefineConfig, events: Events) -> Backend:
     if config.gpu is not None:
         try:
             return cuda_backend(
-                precision, device=_gpu_number(config.gpu, events), reserved_bytes=int(config.free_gpu_memory * 2**20)
+                precision,
+                device=_gpu_number(config.gpu, events),
+                reserved_bytes=int(config.free_gpu_memory * 2**20),
+                units=config.j,
             )
         except RuntimeError as error:
             events.warn(f"--gpu: {error}; going on with the CPU")

@@ -1,0 +1,106 @@
+"""The E-step with CuPy on a GPU equals the compiled kernels on the CPU; skipped where there is no GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kernels.accuracy import pose_accuracy
+from kernels.backend import Backend, cpu_backend, cuda_backend
+from kernels.fourier import crop, forward, inverse
+from kernels.likelihood import Rules
+from kernels.orientations import euler_to_matrix
+from kernels.projection import insert, insert_arrays, sample
+from kernels.sphere import shifted, sphere
+from tests.unit.test_device_path import RELATIVE, assert_same_on_device, placed
+from tests.unit.test_expectation import BOX, CASES, problem, tiny_particles
+
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default::UserWarning")]
+
+ANGLES_DEG = np.array([[0.0, 0.0, 0.0], [10.0, 40.0, -70.0], [-120.0, 180.0, 33.0], [77.0, 90.0, 5.0]])
+ABSOLUTE = {"float32": 2e-5, "float64": 1e-12}
+
+
+@pytest.fixture(scope="module", params=RELATIVE)
+def device(request: pytest.FixtureRequest) -> Backend:
+    """CuPy in both precisions."""
+    try:
+        return cuda_backend(request.param)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_expectation_on_the_gpu_equals_the_compiled_kernels(case: str, device: Backend):
+    model, search = problem(case)
+    assert_same_on_device(tiny_particles(), model, search, device, Rules())
+
+
+@pytest.mark.parametrize("case", ["global", "local"])
+def test_relions_rules_on_the_gpu(case: str, device: Backend):
+    model, search = problem(case)
+    assert_same_on_device(tiny_particles(), model, search, device, Rules.relion())
+
+
+def test_premultiplied_particles_on_the_gpu(device: Backend):
+    model, search = problem("global")
+    assert_same_on_device(tiny_particles(premultiplied=True), model, search, device, Rules())
+
+
+@pytest.mark.parametrize("case", ["global", "local", "cross-correlation"])
+def test_a_gpu_with_little_memory_works_in_many_blocks(case: str, device: Backend):
+    model, search = problem(case)
+    assert_same_on_device(tiny_particles(), model, search, replace(device, memory_bytes=1 << 14), Rules())
+
+
+def test_centred_transforms_and_cropping_on_the_gpu(device: Backend):
+    volume = np.random.default_rng(1).normal(size=(2, BOX, BOX, BOX)).astype(device.real)
+    rft, absolute = forward(volume), ABSOLUTE[device.real.name]
+    on_device = forward(device.xp.asarray(volume), device.fft)
+    assert on_device.dtype == device.complex
+    assert on_device.get() == pytest.approx(rft, abs=absolute)
+    np.testing.assert_array_equal(crop(on_device, 6, device.xp).get(), crop(on_device.get(), 6))
+    assert inverse(on_device, device.fft).get() == pytest.approx(volume, abs=absolute)
+
+
+def test_sampling_and_phases_on_the_gpu(device: Backend):
+    points, host, absolute = sphere(8), cpu_backend(device.real.name), ABSOLUTE[device.real.name]
+    model = problem("global")[0]
+    matrices = euler_to_matrix(ANGLES_DEG)
+    here, there = (
+        sample(placed(model, each).references_rft[0], matrices, points.frequencies_xyz, model.pad, each)
+        for each in (device, host)
+    )
+    assert here.get() == pytest.approx(there, abs=absolute * float(np.abs(there).max()))
+    values = (there[0, 0] + 1j * there[0, 1]).astype(device.complex)
+    moves = np.random.default_rng(3).normal(size=(5, 3))
+    moved = shifted(device.xp.asarray(values), moves, points, BOX, device).get()
+    expected = shifted(values, moves, points, BOX, host)
+    assert moved == pytest.approx(expected, abs=absolute * float(np.abs(expected).max()))
+
+
+def test_insertion_on_the_gpu_equals_the_compiled_kernel(device: Backend):
+    rng, points, pad, xp = np.random.default_rng(2), sphere(8), 2, device.xp
+    matrices = euler_to_matrix(ANGLES_DEG)
+    values = rng.normal(size=(4, 2, len(points)))
+    weights = rng.uniform(size=(4, len(points))) * (rng.uniform(size=(4, len(points))) > 0.3)
+    shape = (19, 19, 10)
+    data, weight = np.zeros(shape, dtype=np.complex128), np.zeros(shape)
+    insert(data, weight, matrices, points.frequencies_xyz, values, weights, pad)
+    sums = xp.zeros(shape, dtype=np.complex128), xp.zeros(shape)
+    rotations = xp.asarray(np.ascontiguousarray(np.swapaxes(matrices, -1, -2)) * pad)
+    points_xyz = xp.asarray(points.frequencies_xyz, dtype=np.float64)
+    insert_arrays(*sums, rotations, points_xyz, xp.asarray(values), xp.asarray(weights), xp)
+    for one, other in zip(sums, (data, weight), strict=True):
+        assert one.get() == pytest.approx(other, abs=1e-12)
+
+
+def test_pose_accuracy_takes_references_from_the_gpu(device: Backend):
+    model = problem("global")[0]
+    here = pose_accuracy(tiny_particles(), [0, 1, 2], placed(model, device), 0, True, device)
+    host = cpu_backend(device.real.name)
+    there = pose_accuracy(tiny_particles(), [0, 1, 2], placed(model, host), 0, True, host)
+    assert here[:2] == there[:2]
+    assert here[2] == pytest.approx(there[2], abs=1e-12)
