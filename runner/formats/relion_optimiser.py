@@ -235,10 +235,11 @@ def parse_optimiser(text: str, source: str) -> OptimiserFile:
 
 
 def _files(table: Table, halves: bool) -> RunFiles:
-    second = table.text("rlnModelStarFile2") if halves else ""
+    second = table.text("rlnModelStarFile2") if halves and table.has("rlnModelStarFile2") else ""
     if halves and not second:
         raise InputError(
-            f"{table.source}: rlnModelStarFile2 is empty; take the optimiser of an iteration before the last"
+            f"{table.source}: a finished refinement, its half sets are joined (no rlnModelStarFile2); "
+            "take the optimiser of an iteration before the last"
         )
     return RunFiles(
         model=table.text("rlnModelStarFile"),

@@ -59,9 +59,10 @@ def resume(config: RefineConfig, events: Events) -> tuple[Run, RunState]:
     check_writable(f"{effective.o}_optimiser.star")
     run = open_run(effective, events, effective.K)
     _check_particles(run, resumed)
-    announce(run)
     run = replace(run, continued_from=done)
-    return run, _state(run, resumed, given_fields(config))
+    state = _state(run, resumed, given_fields(config))
+    announce(run)
+    return run, state
 
 
 def _effective(config: RefineConfig, resumed: ResumedRun, events: Events) -> RefineConfig:

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.relion
 GLOBAL = Case("one-class", COMMON | TWO_PASS | {"--K": "1"}, PLAIN)
 PERTURBED = Case("perturbed", COMMON | TWO_PASS | {"--K": "1", "--perturb": "0.5"}, PLAIN)
 CLASSES = Case("classes", COMMON | LOCAL | TWO_REFERENCES | {"--scale": ""}, TWO_STATES)
+FIXED = Case("fixed-poses", COMMON | {"--skip_align": "", "--K": "1", "--iter": "2", "--scale": ""}, PLAIN)
 HALVES = Case(
     "halves", COMMON | AUTO | {"--firstiter_cc": "", "--healpix_order": "1", "--scale": ""}, PLAIN, halves=True
 )
@@ -49,6 +50,7 @@ CONTINUATIONS = [
     Continuation(CLASSES, 1, "--iter 2"),
     Continuation(CLASSES, 1, "--iter 2 --healpix_order 1 --psi_step 20"),
     Continuation(CLASSES, 1, "--iter 2 --offset_range 3 --offset_step 1.5 --perturb 0.5 --tau2_fudge 3 --sigma_ang 12"),
+    Continuation(FIXED, 1, "--iter 2 --skip_align"),
     Continuation(HALVES, 1, "--auto_iter_max 3"),
     Continuation(WHOLE, 4, "--auto_iter_max 6"),  # iteration 6 samples more finely
     Continuation(WHOLE, 7, "--auto_iter_max 9"),  # local searches begin
