@@ -105,6 +105,8 @@ def open_run(config: RefineConfig, events: Events, references: int) -> Run:
     table = read_particles(config.i)
     for note in table.notes:
         events.note(note)
+    for mask in _unused_masks(config):
+        events.warn(f"{mask} has no effect without --flatten_solvent, as in RELION; add it to mask the reference")
     box, voxel_size = _common_sampling(table)
     diameter = config.particle_diameter if config.particle_diameter > 0 else (box - config.maskedge) * voxel_size
     if diameter > box * voxel_size:
@@ -237,6 +239,18 @@ def _symmetry(names: str, classes: int) -> list[FloatArray]:
     except ValueError as error:
         raise UsageError(f"--sym {names}: {error}") from error
     return groups * (classes // len(groups)) if len(groups) == 1 else groups
+
+
+def _unused_masks(config: RefineConfig) -> list[str]:
+    """Flags of masks that nothing applies."""
+    if config.flatten_solvent:
+        return []
+    masks = {
+        "--solvent_mask": config.solvent_mask and not config.solvent_correct_fsc,
+        "--solvent_mask2": config.solvent_mask2,
+        "--lowpass_mask": config.lowpass_mask,
+    }
+    return [name for name, given in masks.items() if given]
 
 
 def _solvent(config: RefineConfig, box: int, voxel_size: float, diameter: float) -> FloatArray | None:
