@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from runner.formats.particles import data_blocks
 from runner.formats.relion_run import RunNames, run_texts
 from runner.formats.star import format_star
 from runner.model.state import RunState
+from runner.plan.config import RefineConfig
 from runner.plan.flags import changed_flags
 from runner.refinement.maximization import HalfMaps
 from runner.refinement.run import Run, coarse_grid
@@ -49,7 +50,7 @@ def write_iteration(run: Run, state: RunState) -> RunNames:
         pixel_size_angst=run.voxel_size_angst,
         group_names=run.table.group_names,
         directions_deg=np.asarray(grid.directions_deg),
-        command="tomoburst refine " + " ".join(changed_flags(run.config)),
+        command=_command(run.config),
     )
     for name, text in texts.items():
         write_bytes(name, text.encode())
@@ -66,6 +67,11 @@ def write_data(run: Run, state: RunState) -> str:
 def _write_poses(run: Run, state: RunState, names: RunNames) -> None:
     blocks = data_blocks(run.table, state.poses, scored=state.iteration > 0)
     write_bytes(names.data, format_star(blocks).encode())
+
+
+def _command(config: RefineConfig) -> str:
+    """The command line without the number of threads, on which no file depends."""
+    return "tomoburst refine " + " ".join(changed_flags(replace(config, j=1)))
 
 
 def write_unfiltered(run: Run, names: RunNames, maps: HalfMaps) -> list[str]:
