@@ -22,6 +22,7 @@ from runner.formats.volumes import read_map_of_flag
 from runner.model.particles import ParticleTable
 from runner.model.state import SamplingState
 from runner.plan.config import RefineConfig
+from runner.plan.flags import flags_of, given_fields
 from runner.plan.schedule import SchedulePolicy
 from runner.report.events import Events, JsonLog, RunStarted
 from runner.store.objects import write_bytes
@@ -105,8 +106,8 @@ def open_run(config: RefineConfig, events: Events, references: int) -> Run:
     table = read_particles(config.i)
     for note in table.notes:
         events.note(note)
-    for mask in _unused_masks(config):
-        events.warn(f"{mask} has no effect without --flatten_solvent, as in RELION; add it to mask the reference")
+    for message in _without_effect(config):
+        events.warn(message)
     box, voxel_size = _common_sampling(table)
     diameter = config.particle_diameter if config.particle_diameter > 0 else (box - config.maskedge) * voxel_size
     if diameter > box * voxel_size:
@@ -241,16 +242,24 @@ def _symmetry(names: str, classes: int) -> list[FloatArray]:
     return groups * (classes // len(groups)) if len(groups) == 1 else groups
 
 
-def _unused_masks(config: RefineConfig) -> list[str]:
-    """Flags of masks that nothing applies."""
-    if config.flatten_solvent:
-        return []
-    masks = {
-        "--solvent_mask": config.solvent_mask and not config.solvent_correct_fsc,
-        "--solvent_mask2": config.solvent_mask2,
-        "--lowpass_mask": config.lowpass_mask,
-    }
-    return [name for name, given in masks.items() if given]
+def _without_effect(config: RefineConfig) -> list[str]:
+    """One line for each flag that RELION accepts in silence although the others leave it nothing to do."""
+    masks = set() if config.flatten_solvent else {"solvent_mask", "solvent_mask2", "lowpass_mask"}
+    if config.solvent_correct_fsc:
+        masks -= {"solvent_mask"}
+    automatic = {"auto_local_healpix_order", "auto_iter_max", "auto_ignore_angles", "auto_resol_angles"}
+    automatic |= {"minimum_angular_sampling", "maximum_angular_sampling"}
+    reasons = dict.fromkeys(masks, "without --flatten_solvent")
+    if config.auto_refine:
+        reasons |= dict.fromkeys(("iter", "tau", "allow_coarser_sampling"), "with --auto_refine")
+    else:
+        reasons |= dict.fromkeys(automatic, "without --auto_refine")
+    given = given_fields(config)
+    return [
+        f"{flag.name} has no effect {reasons[flag.field]}, in RELION neither"
+        for flag in flags_of(RefineConfig)
+        if flag.field in given and flag.field in reasons
+    ]
 
 
 def _solvent(config: RefineConfig, box: int, voxel_size: float, diameter: float) -> FloatArray | None:
