@@ -76,15 +76,16 @@ def accumulate(
         _add_offsets(sums, particle, part, model)
     sums.weight += total
     sums.group_weight[group] += total
-    _add_image_power(sums, particle, total, model, backend)
+    if not search.cross_correlation:
+        _add_image_power(sums, particle, total, model, backend)
 
 
 @dataclass(frozen=True)
 class _Image:
     """The particle's coefficients at the current size, in the order of ``points``.
 
-    ``data`` is ``X s C / sigma2`` and ``weight`` ``(s C)^2 / sigma2``: what is inserted, with ``sigma2`` of 1 unless it is
-    weighted by the noise; ``masked`` and ``gain`` predict the noise.
+    ``data`` is ``X s C / sigma2`` and ``weight`` ``(s C)^2 / sigma2``: what is inserted, with ``sigma2`` of 1 unless it
+    is weighted by the noise; ``masked`` and ``gain`` predict the noise.
     """
 
     points: Sphere

@@ -208,6 +208,8 @@ def add_sums(sums: Accumulators, kept: list[Point], prepared: PreparedParticle, 
     shell, radius = likelihood_shells(size), squared_radius(size)
     minv = inverse_noise(prepared, model, size, with_dc=True)
     ctf = prepared.scale * (np.ones_like(minv) if prepared.ctf_rft is None else prepared.ctf_rft)
+    if not model.weight_by_noise:
+        minv = np.ones_like(minv)
     points = sphere(size)
     frequencies = points.frequencies_xyz.astype(float)
     inserted = points.inserted  # kx == 0 and kz < 0 are left out

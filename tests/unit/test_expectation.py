@@ -121,6 +121,7 @@ CASES = {
     "no ctf at all": ({}, {"ctf_in_reference": False, "use_ctf": False}),
     "no scale": ({}, {"use_scale": False}),
     "whole box": ({"oversampling": 0}, {"current_size": BOX, "fine_size": BOX, "coarse_size": BOX}),
+    "no weighting by noise": ({}, {"weight_by_noise": False}),
     "strictly limited resolution": ({}, {"fine_size": COARSE_SIZE}),
 }
 
