@@ -99,7 +99,7 @@ class RefineConfig:
         bare_value="",
     )
     free_gpu_memory: float = flag(0.0, "GPU memory to leave free in MB", section=_COMPUTE)
-    memory: float = flag(2.0, "budget of the expectation step in GB", section=_COMPUTE)
+    memory: float = flag(1.0, "budget of the expectation step in GB for each thread", section=_COMPUTE)
     random_seed: int = flag(-1, "seed of the random numbers (-1: time)", section=_COMPUTE)
     parity: str = flag("", "relion-3.1: do as RELION 3.1 does, defects included", section=_COMPUTE)
 

@@ -206,8 +206,10 @@ def _policy(config: RefineConfig, box: int, voxel_size: float, diameter: float) 
 
 
 def _backend(config: RefineConfig, events: Events) -> Backend:
-    """RELION's CPU code computes in double precision, so parity does; otherwise single precision is enough."""
-    memory = int(config.memory * 2**30 / max(1, config.j))
+    """RELION's CPU code computes in double precision, so parity does; otherwise single precision is enough.
+
+    The budget is that of one thread: shared among them, sizes of blocks and so the last bits would depend on ``--j``.
+    """
     precision = "float64" if config.relion_parity else "float32"
     if config.gpu is not None:
         try:
@@ -219,7 +221,7 @@ def _backend(config: RefineConfig, events: Events) -> Backend:
             )
         except RuntimeError as error:
             events.warn(f"--gpu: {error}; going on with the CPU")
-    return cpu_backend(precision, memory)
+    return cpu_backend(precision, int(config.memory * 2**30))
 
 
 def _gpu_number(numbers: str, events: Events) -> int:

@@ -83,12 +83,12 @@ def config(**changes: object) -> RefineConfig:
     return RefineConfig(i="p.star", o="OUT/run", ref="r.mrc", **changes)
 
 
-def test_without_gpu_nothing_is_looked_for_and_the_memory_is_shared_by_the_threads():
+def test_without_gpu_nothing_is_looked_for_and_every_thread_has_its_memory():
     events, records = events_and_records()
     backend = _backend(config(memory=3.0, j=4), events)
     assert backend.is_cpu
     assert backend.real == np.float32
-    assert backend.memory_bytes == 3 * GIB // 4
+    assert backend.memory_bytes == 3 * GIB
     assert records == []
     assert _backend(config(parity="relion-3.1"), events).real == np.float64
 
@@ -112,7 +112,7 @@ def test_gpu_without_a_usable_device_warns_once_and_uses_the_cpu(case: str, monk
     machine.install(monkeypatch)
     events, records = events_and_records()
     backend = _backend(config(gpu="1", free_gpu_memory=1024.0, memory=1.0, j=2), events)
-    assert backend == cpu_backend("float32", GIB // 2)
+    assert backend == cpu_backend("float32", GIB)
     assert records == [Warned(f"--gpu: {reason}; going on with the CPU")]
 
 
