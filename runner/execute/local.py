@@ -12,8 +12,9 @@ Result = TypeVar("Result")
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Yield ``function(item)`` in the order of ``items``, at most ``threads`` units being computed or waiting at a
-    time.
+    """Yield ``function(item)`` in the order of ``items``.
+
+    At most ``threads`` items are computed at a time, and at most one more has been taken from ``items`` than these.
 
     With one thread nothing is started; the results are the same for any number of threads.
     """
