@@ -88,6 +88,8 @@ def _case(name: str, *changes: dict[str, str] | dict[str, None] | dict[str, str 
 CORRECTED: dict[str, str] = {"--ctf_corrected_ref": ""}
 NO_CTF: dict[str, None] = {"--ctf": None}
 AUTO_LOCAL = {"--firstiter_cc": "", "--healpix_order": "3", "--auto_local_healpix_order": "3", "--scale": ""}
+AUTO_STEPS: dict[str, str | None] = {"--firstiter_cc": "", "--healpix_order": "1", "--perturb": None}
+AUTO_STEPS |= {"--auto_local_healpix_order": "3", "--auto_iter_max": "4"}
 SOLVENT = {"--skip_align": "", "--iter": "2", "--solvent_mask": "data/mask.mrc"}
 LOWPASS = {"--lowpass_mask": "data/region.mrc", "--lowpass": "70"}
 WITHOUT_SIGMA: dict[str, None] = {"--sigma_ang": None}
@@ -126,6 +128,7 @@ CASES = [
     _case(
         "skip-align-ref-angpix", {"--skip_align": "", "--ref": "data/ref_1A.mrc", "--ref_angpix": "10"}, flavour=EXTRAS
     ),
+    _case("skip-align-mask-without-flattening", SOLVENT, {"--flatten_solvent": None}),
     _case("skip-align-solvent-mask2", SOLVENT, {"--solvent_mask2": "data/mask2.mrc"}, flavour=EXTRAS),
     _case("skip-align-lowpass-mask", SOLVENT, LOWPASS, flavour=EXTRAS),
     _case("skip-align-lowpass-mask-mask2", SOLVENT, LOWPASS, {"--solvent_mask2": "data/mask2.mrc"}, flavour=EXTRAS),
@@ -199,6 +202,9 @@ CASES = [
     _case("auto-c3", {"--firstiter_cc": "", "--healpix_order": "1", "--sym": "C3"}, halves=True),
     _case("auto-local", AUTO_LOCAL, halves=True),
     _case("auto-local-perturbed", AUTO_LOCAL, {"--perturb": None}, halves=True),
+    _case("auto-ignore-angles", AUTO_STEPS, {"--auto_ignore_angles": ""}, halves=True),
+    _case("auto-resolution-angles", AUTO_STEPS, {"--auto_resol_angles": ""}, halves=True),
+    _case("auto-maximum-sampling", AUTO_STEPS, {"--maximum_angular_sampling": "20"}, halves=True),
     # Perturbed, because on the unperturbed grid a refined sampling meets each particle's last pose exactly: RELION then
     # takes the arc cosine of 1 + 2e-16 and drops that direction for some particles, by chance of rounding.
     _case(
