@@ -27,6 +27,10 @@ class StorageError(TomoburstError, OSError):
     exit_code = 4
 
 
+class BadUnit(TomoburstError):
+    """A unit of work that failed as often as it may be tried, for no reason that its input or the store gave."""
+
+
 class Preempted(TomoburstError):
     """The run was asked to stop (SIGTERM); what was finished is kept, and the same command resumes it."""
 

@@ -1,11 +1,25 @@
-"""Units of work in this process: threads over units, results in the order of the units."""
+"""Units of work in this process: threads over units."""
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from types import TracebackType
+from typing import Self, TypeVar
+
+from runner.execute.protocol import (
+    Attempts,
+    Happening,
+    Outcome,
+    Report,
+    Task,
+    describe,
+    no_report,
+    perform,
+)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,3 +47,62 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], threa
         finally:
             for future in waiting:
                 future.cancel()
+
+
+class LocalExecutor:
+    """Does tasks in this process with up to ``threads`` of them at a time; with one thread none is started.
+
+    Parameters
+    ----------
+    report : told of every task that is tried again.
+    """
+
+    def __init__(self, threads: int = 1, report: Report = no_report) -> None:
+        self._threads = max(threads, 1)
+        self._report = report
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+        """Yield the outcome of every task once, in the order in which they end."""
+        if self._threads == 1:
+            yield from map(self._outcome, tasks)
+            return
+        waiting = iter(tasks)
+        pool = ThreadPoolExecutor(max_workers=self._threads)
+        try:
+            running = {pool.submit(self._outcome, task) for task in islice(waiting, self._threads)}
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= {pool.submit(self._outcome, task) for task in islice(waiting, len(done))}
+                for future in done:
+                    yield future.result()
+        finally:  # a run that is stopped does not wait for what is under way: nobody will read it
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _outcome(self, task: Task) -> Outcome:
+        attempts = Attempts(task)
+        worker = socket.gethostname()
+        while True:
+            try:
+                result = perform(task.kind, task.spec)
+            except Exception as error:  # noqa: BLE001 - whatever a unit raises becomes its outcome
+                final = attempts.failure(error)
+                if final is not None:
+                    return Outcome(task, None, final, attempts.failed, worker)
+                self._report(Happening("unit_retried", task.id, worker, attempts.failed + 1, describe(error)))
+            else:
+                return Outcome(task, result, None, attempts.failed + 1, worker)
+
+    def workers(self) -> int:
+        """Return how many tasks are computed at a time."""
+        return self._threads
+
+    def close(self) -> None:
+        """Nothing to let go: threads end with their run."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

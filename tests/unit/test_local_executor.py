@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from runner.execute.local import ordered_map
+from runner.errors import BadUnit, InputError, StorageError, TomoburstError
+from runner.execute.local import LocalExecutor, ordered_map
+from runner.execute.protocol import MAX_ATTEMPTS, Happening, Task
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2, 5, 100])
@@ -103,3 +105,78 @@ def test_a_caller_who_stops_early_leaves_no_thread_behind(threads: int):
 
 def test_no_items_no_results():
     assert list(ordered_map(lambda item: item, [], 3)) == []
+
+
+def fake(name: str, count: int = 1, **spec: object) -> list[Task]:
+    """Tasks of one of the functions of `fake_units`."""
+    return [Task(f"u{item}", f"tests.faults.fake_units:{name}", {"item": item, **spec}) for item in range(count)]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_every_task_has_one_outcome(threads: int):
+    with LocalExecutor(threads) as executor:
+        outcomes = list(executor.run(fake("square", 20)))
+        assert executor.workers() == threads
+    assert sorted(outcome.task.id for outcome in outcomes) == sorted(f"u{item}" for item in range(20))
+    assert all(outcome.result == {"square": outcome.task.spec["item"] ** 2} for outcome in outcomes)
+    assert {(outcome.error, outcome.attempts) for outcome in outcomes} == {(None, 1)}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_tasks_are_taken_as_threads_become_free(threads: int):
+    taken: list[str] = []
+
+    def tasks() -> Iterator[Task]:
+        for task in fake("square", 50):
+            taken.append(task.id)
+            yield task
+
+    for used, _ in enumerate(LocalExecutor(threads).run(tasks()), start=1):
+        assert len(taken) <= used + 2 * threads
+    assert len(taken) == 50
+
+
+def test_specs_and_results_are_what_json_makes_of_them():
+    (outcome,) = LocalExecutor().run([Task("u", "tests.faults.fake_units:echo", {"pair": (1, 2)})])
+    assert outcome.result == {"pair": [1, 2]}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("error", "attempts", "kind"),
+    [("input", 1, InputError), ("storage", MAX_ATTEMPTS, StorageError), ("surprise", MAX_ATTEMPTS, BadUnit)],
+)
+def test_what_fails_always_comes_back_as_an_error(
+    threads: int, error: str, attempts: int, kind: type[TomoburstError], tmp_path
+):
+    log: list[Happening] = []
+    tasks = fake("fail", error=error, folder=str(tmp_path)) + fake("square", 6)[1:]
+    outcomes = {outcome.task.id: outcome for outcome in LocalExecutor(threads, log.append).run(tasks)}
+    assert len(outcomes) == 6
+    failed = outcomes.pop("u0")
+    assert type(failed.error) is kind
+    assert failed.result is None
+    assert (failed.attempts, len(list(tmp_path.iterdir()))) == (attempts, attempts)
+    assert [(entry.what, entry.unit, entry.attempt) for entry in log] == [
+        ("unit_retried", "u0", attempt) for attempt in range(2, attempts + 1)
+    ]
+    assert all(outcome.error is None for outcome in outcomes.values())
+
+
+def test_a_bad_unit_names_its_task_and_the_cause(tmp_path):
+    (outcome,) = LocalExecutor().run(fake("fail", error="surprise", folder=str(tmp_path)))
+    message = str(outcome.error)
+    assert message.startswith("unit u0: failed 3 times, the last time with ZeroDivisionError: surprise")
+    assert fake("fail", error="surprise", folder=str(tmp_path))[0].as_json() in message
+
+
+def test_a_task_that_fails_twice_succeeds(tmp_path):
+    (outcome,) = LocalExecutor().run(fake("fail", error="storage", times=MAX_ATTEMPTS - 1, folder=str(tmp_path)))
+    assert (outcome.result, outcome.error, outcome.attempts) == ({"item": 0}, None, MAX_ATTEMPTS)
+
+
+def test_a_run_that_is_left_early_drops_what_has_not_started(tmp_path):
+    run = LocalExecutor(2).run(fake("touch", 1000, folder=str(tmp_path)))
+    next(run)
+    run.close()  # type: ignore[attr-defined]
+    assert len(list(tmp_path.iterdir())) < 10

@@ -1,0 +1,40 @@
+"""Units of work that need no data: each leaves a file for every time it is done, and fails as its spec says."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from runner.errors import InputError, StorageError
+
+
+def square(spec: dict[str, Any]) -> dict[str, Any]:
+    return {"square": spec["item"] ** 2}
+
+
+def echo(spec: dict[str, Any]) -> dict[str, Any]:
+    return spec
+
+
+def touch(spec: dict[str, Any]) -> dict[str, Any]:
+    """Leave a file that names item and process, ``seconds`` after the start."""
+    time.sleep(spec.get("seconds", 0.0))
+    name = f"{spec['item']}-{os.getpid()}-{uuid.uuid4().hex}"
+    (Path(spec["folder"]) / name).touch()
+    return {"item": spec["item"], "pid": os.getpid()}
+
+
+def fail(spec: dict[str, Any]) -> dict[str, Any]:
+    """Fail in the way ``error`` names: always, or the first ``times`` times."""
+    touch(spec)
+    done = len([path for path in Path(spec["folder"]).iterdir() if path.name.startswith(f"{spec['item']}-")])
+    if done > spec.get("times", 10**9):
+        return {"item": spec["item"]}
+    if spec["error"] == "input":
+        raise InputError("particle 7: NaN; leave it out")
+    if spec["error"] == "storage":
+        raise StorageError("s3://bucket: no answer; try again later")
+    raise ZeroDivisionError("surprise")
