@@ -29,6 +29,9 @@ class RefineConfig:
     i: str = flag("", "STAR file with the subtomograms", section=_IO)
     o: str = flag("", "output prefix, e.g. OUT/run; its folder is created", section=_IO)
     continue_: str = flag("", "optimiser STAR file of the run to go on with", section=_IO, name="--continue")
+    overwrite: bool = flag(
+        False, "remove what an earlier run wrote under this prefix and start afresh", section=_IO, results=False
+    )
 
     ref: str = flag("", "map, or STAR file with rlnReferenceImage (one row a class)", section=_MODEL)
     ref_angpix: float = flag(-1.0, "pixel size of the reference in A (-1: from its header)", section=_MODEL)
@@ -91,7 +94,7 @@ class RefineConfig:
     norm: bool = flag(False, "normalisation correction (no effect on 3D data, as in RELION)", section=_CORRECTIONS)
     scale: bool = flag(False, "intensity scale per group", section=_CORRECTIONS)
 
-    j: int = flag(1, "threads; the results do not depend on it", section=_COMPUTE)
+    j: int = flag(1, "threads; the results do not depend on it", section=_COMPUTE, results=False)
     gpu: str | None = flag(
         None,
         "use a GPU, optionally by number: --gpu, --gpu 1; of several numbers (0:1) the first",

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 
 def flag(
-    default: Any, text: str, *, section: str = "Options", name: str | None = None, bare_value: str | None = None
+    default: Any,
+    text: str,
+    *,
+    section: str = "Options",
+    name: str | None = None,
+    bare_value: str | None = None,
+    results: bool = True,
 ) -> Any:
     """Declare one configuration field and the flag that sets it.
 
@@ -26,10 +32,11 @@ def flag(
     section : heading under which the help lists the flag.
     name : the flag, when it is not ``--`` and the field's name.
     bare_value : value of the flag when it is given without one, like RELION's ``--gpu``; None: it always takes a value.
+    results : whether any byte of the results may depend on it. Flags of which none does (threads, workers, caches) may
+        be changed when a run is resumed, and stand in no file of the run.
     """
-    return dataclasses.field(
-        default=default, metadata={"flag": name, "help": text, "section": section, "bare_value": bare_value}
-    )
+    metadata = {"flag": name, "help": text, "section": section, "bare_value": bare_value, "results": results}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Flag:
     text: str
     section: str
     bare_value: str | None
+    results: bool = True
 
     @property
     def is_switch(self) -> bool:
@@ -62,6 +70,7 @@ def flags_of(config: type[DataclassInstance]) -> tuple[Flag, ...]:
             text=field.metadata["help"],
             section=field.metadata.get("section", "Options"),
             bare_value=field.metadata.get("bare_value"),
+            results=field.metadata.get("results", True),
         )
         for field in dataclasses.fields(config)
         if "flag" in field.metadata
@@ -74,12 +83,12 @@ def given_fields(config: DataclassInstance) -> frozenset[str]:
     return frozenset(changed | getattr(config, "given", frozenset()))
 
 
-def changed_flags(config: DataclassInstance) -> list[str]:
-    """Spell a configuration as the shortest list of arguments that gives it."""
+def changed_flags(config: DataclassInstance, *, results_only: bool = False) -> list[str]:
+    """Spell a configuration as the shortest list of arguments that gives it, or that gives its results."""
     words: list[str] = []
     for flag_ in flags_of(type(config)):
         value = getattr(config, flag_.field)
-        if value == flag_.default:
+        if value == flag_.default or (results_only and not flag_.results):
             continue
         words.append(flag_.name)
         if not flag_.is_switch and value != flag_.bare_value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 
@@ -70,8 +70,8 @@ def _write_poses(run: Run, state: RunState, names: RunNames) -> None:
 
 
 def _command(config: RefineConfig) -> str:
-    """The command line without the number of threads, on which no file depends."""
-    return "tomoburst refine " + " ".join(changed_flags(replace(config, j=1)))
+    """The command line, of flags on which the results depend."""
+    return "tomoburst refine " + " ".join(changed_flags(config, results_only=True))
 
 
 def write_unfiltered(run: Run, names: RunNames, maps: HalfMaps) -> list[str]:

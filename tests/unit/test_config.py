@@ -122,3 +122,10 @@ def test_flag_keeps_its_words() -> None:
     assert (read.field, read.name, read.type, read.default, read.text, read.section, read.is_switch) == (
         "depth", "--deep", int, 3, "how deep", "Well", False,
     )  # fmt: skip
+
+
+def test_flags_without_effect_on_the_results_are_left_out_of_what_the_files_hold() -> None:
+    config = RefineConfig(**CLASSIFY, j=7, overwrite=True, random_seed=3)
+    assert changed_flags(config, results_only=True) == ["--i", "p.star", "--o", "OUT/run", "--ref", "r.mrc",
+                                                        "--random_seed", "3"]  # fmt: skip
+    assert "--overwrite" in changed_flags(config)
