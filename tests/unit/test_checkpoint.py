@@ -1,0 +1,149 @@
+"""Checkpoints: every bit comes back, equal states give equal bytes, damage is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from runner.errors import InputError
+from runner.formats.checkpoint import pack, unpack
+from runner.model.state import HalfModel, PoseState, RunState, SamplingState, ScheduleState
+
+
+def half_model(seed: int, classes: int = 2, box: int = 8) -> HalfModel:
+    random = np.random.default_rng(seed)
+    spectra = [random.normal(size=(classes, box // 2 + 1)) for _ in range(5)]
+    return HalfModel(
+        random.normal(size=(classes, box, box, box)),
+        *spectra,
+        sigma2_noise=random.normal(size=(3, box // 2 + 1)),
+        group_scale=np.ones(3),
+        group_particles=np.arange(3),
+        pdf_class=np.full(classes, 0.5),
+        pdf_direction=random.random((classes, 12)),
+        sigma2_offset_angst2=float(random.normal()),
+        log_likelihood=random.normal(),
+        orientability=None if seed % 2 else random.random((classes, 5)),
+    )
+
+
+def run_state(halves: int = 2) -> RunState:
+    random = np.random.default_rng(9)
+    poses = PoseState(
+        *(random.normal(size=(7, 3)) for _ in range(2)),
+        *(random.integers(0, 3, 7) for _ in range(2)),
+        *(random.normal(size=7) for _ in range(3)),
+        significant_samples=random.integers(0, 99, 7),
+    )
+    schedule = ScheduleState(
+        current_resolution=np.float64(0.1) * 3, best_resolution=0.1 + 0.2, changes_classes=math.inf
+    )
+    return RunState(4, [half_model(k) for k in range(halves)], poses, SamplingState(2, 15.0, 6.0, 2.0 / 3), schedule)
+
+
+def assert_identical(one: Any, other: Any) -> None:
+    """The same types and bits, all the way down."""
+    assert type(one) is type(other)
+    if dataclasses.is_dataclass(one):
+        for field in dataclasses.fields(one):
+            assert_identical(getattr(one, field.name), getattr(other, field.name))
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for pair in zip(one, other, strict=True):
+            assert_identical(*pair)
+    elif isinstance(one, np.ndarray | np.generic):
+        assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+    elif isinstance(one, float):
+        assert one.hex() == other.hex()
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize("halves", [1, 2])
+def test_a_state_comes_back_to_the_last_bit(halves: int) -> None:
+    state = run_state(halves)
+    again = unpack(RunState, pack(state), "state.npz")
+    assert_identical(again, state)
+    assert pack(again) == pack(state)
+
+
+def test_equal_states_give_equal_bytes_at_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pack(run_state())
+    monkeypatch.setattr(time, "time", lambda: 2e9)
+    assert pack(run_state()) == first
+
+
+@dataclass
+class Mixed:
+    """One field of each kind."""
+
+    number: float
+    whole: int
+    text: str
+    flag: bool
+    values: np.ndarray[Any, np.dtype[Any]]
+    scalar: np.float32
+    maybe: SamplingState | None
+    several: list[int]
+
+
+@given(
+    number=st.floats(allow_nan=False),
+    whole=st.integers(),
+    text=st.text(),
+    values=arrays.arrays(
+        st.sampled_from([np.float32, np.float64, np.complex64, np.complex128, np.int64, np.bool_]),
+        arrays.array_shapes(min_dims=0, max_dims=3, min_side=0),
+    ),
+    scalar=st.floats(width=32),
+    several=st.lists(st.integers()),
+)
+def test_every_kind_of_field_comes_back(
+    number: float, whole: int, text: str, values: Any, scalar: float, several: list[int]
+) -> None:
+    for maybe in (None, SamplingState(1, 2.0, 3.0, 4.0)):
+        value = Mixed(number, whole, text, whole > 0, values, np.float32(scalar), maybe, several)
+        assert_identical(unpack(Mixed, pack(value), "x"), value)
+
+
+def test_the_order_of_axes_in_memory_is_kept() -> None:
+    for array in (np.zeros((3, 4, 5)), np.zeros((3, 4, 5), order="F")):
+        poses = dataclasses.replace(run_state().poses, angles_deg=array)
+        again = unpack(PoseState, pack(poses), "x")
+        assert again.angles_deg.flags.f_contiguous == array.flags.f_contiguous
+
+
+def test_numpy_opens_the_arrays() -> None:
+    state = run_state()
+    with np.load(io.BytesIO(pack(state)), allow_pickle=False) as archive:
+        np.testing.assert_array_equal(archive["halves/1/references"], state.halves[1].references)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text"])
+def test_damage_is_named(damage: str) -> None:
+    data = bytearray(pack(run_state()))
+    middle = len(data) // 2
+    data[middle] ^= 1
+    spoilt = {"cut": data[:middle], "flipped": data, "empty": b"", "text": b"data_"}[damage]
+    with pytest.raises(InputError, match=r"store/state.npz: is damaged.*remove it"):
+        unpack(RunState, bytes(spoilt), "store/state.npz")
+
+
+def test_something_else_is_refused() -> None:
+    with pytest.raises(InputError, match="not of this version"):
+        unpack(RunState, pack(run_state().poses), "x")
+
+
+def test_what_cannot_be_kept_exactly_is_refused_when_it_is_written() -> None:
+    with pytest.raises(TypeError, match=r"poses/pmax: a set"):
+        pack(dataclasses.replace(run_state(), poses=dataclasses.replace(run_state().poses, pmax={1})))
