@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import scipy.fft
 import scipy.sparse
+
+from kernels.clock import Clock
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Backend:
     real : dtype of bulk real arrays; ``complex`` is the matching complex dtype.
     memory_bytes : budget for the temporary arrays of one work unit.
     device : number of the GPU; 0 on the CPU.
+    clock : what the time of the work unit is counted with; a unit takes one of its own.
     """
 
     xp: Any
@@ -28,6 +31,7 @@ class Backend:
     real: np.dtype[Any]
     memory_bytes: int
     device: int = 0
+    clock: Clock = field(default_factory=Clock, compare=False, repr=False)
 
     @property
     def complex(self) -> np.dtype[Any]:

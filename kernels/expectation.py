@@ -7,7 +7,7 @@ J. Mol. Biol. 415, 406 (2012).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from kernels.candidates import (
     orientation_log_prior,
     particle_candidates,
 )
+from kernels.clock import Clock
 from kernels.geometry import likelihood_shells
 from kernels.likelihood import Assignment, FloatArray, Mask, Model, Particle, Rules, Search
 from kernels.orientations import matrix_to_euler
@@ -44,9 +45,15 @@ class DegenerateParticleError(ValueError):
 
 
 def expectation(
-    particles: list[Particle], model: Model, search: Search, mask: Mask, rules: Rules, backend: Backend
+    particles: list[Particle],
+    model: Model,
+    search: Search,
+    mask: Mask,
+    rules: Rules,
+    backend: Backend,
+    clock: Clock | None = None,
 ) -> tuple[Accumulators, list[Assignment]]:
-    """Run the E-step on the particles of one work unit.
+    """Run the E-step on the particles of one work unit; ``clock`` is given the seconds and operations by stage.
 
     Returns
     -------
@@ -57,17 +64,23 @@ def expectation(
     DegenerateParticleError
         No pose of a particle has a finite weight (NaN voxels, an empty CTF volume, a reference of another grey scale).
     """
+    backend = replace(backend, clock=Clock() if clock is None else clock)
+    clock = backend.clock
+    clock.count("particles", len(particles))
     sums = Accumulators.zeros(
         len(model.pdf_class), len(model.sigma2_noise), model.pdf_direction.shape[1], model.box, model.r_max, model.pad
     )
     assignments = []
-    prepared = [prepare(particle, model, mask, rules, search.fixed_offset, backend) for particle in particles]
+    with clock.stage("prepare"):
+        prepared = [prepare(particle, model, mask, rules, search.fixed_offset, backend) for particle in particles]
     for particle, candidates, scores in _first_pass(prepared, model, search, rules, backend):
         try:
-            posterior = _posterior(particle, candidates, scores, model, search, rules, backend)
+            with clock.stage("posterior"):
+                posterior = _posterior(particle, candidates, scores, model, search, rules, backend)
         except FloatingPointError as error:
             raise DegenerateParticleError(particle.source.index) from error
-        accumulate(sums, particle, posterior.points, model, search, backend)
+        with clock.stage("sums"):
+            accumulate(sums, particle, posterior.points, model, search, backend)
         sums.log_likelihood += posterior.assignment.log_likelihood
         sums.pmax += posterior.assignment.pmax
         assignments.append(posterior.assignment)
@@ -79,19 +92,24 @@ def _first_pass(
 ) -> Iterator[tuple[PreparedParticle, Candidates, Any]]:
     """Scores (K, R, T) of all coarse points per particle; in a global search the rotated references serve them all."""
     shifts = coarse_translations_px(search, model)
-    if search.local or search.fixed_orientation:
-        groups = [([particle], particle_candidates(particle, model, search, rules)) for particle in particles]
-    else:
-        groups = [(particles, global_candidates(model, search))]
+    with backend.clock.stage("poses"):
+        if search.local or search.fixed_orientation:
+            groups = [([particle], particle_candidates(particle, model, search, rules)) for particle in particles]
+        else:
+            groups = [(particles, global_candidates(model, search))]
     for group, candidates in groups:
         everything = np.arange(candidates.prior.shape[1])
-        matrices = candidates.matrices(search, everything, 0)[:, 0]
+        with backend.clock.stage("poses"):
+            matrices = candidates.matrices(search, everything, 0)[:, 0]
         points = max(1, 3 * candidates.prior.size * len(shifts) * backend.real.itemsize)
         batch = max(1, min(len(group), backend.memory_bytes // (2 * points)))
         for start in range(0, len(group), batch):
             members = group[start : start + batch]
-            terms = [_terms(particle, model, search, model.coarse_size, backend) for particle in members]
-            scores = coarse_scores(terms, matrices, shifts, model.coarse_size, search.cross_correlation, model, backend)
+            with backend.clock.stage("first_pass"):
+                terms = [_terms(particle, model, search, model.coarse_size, backend) for particle in members]
+                scores = coarse_scores(
+                    terms, matrices, shifts, model.coarse_size, search.cross_correlation, model, backend
+                )
             yield from ((particle, candidates, score) for particle, score in zip(members, scores, strict=True))
 
 
@@ -184,19 +202,21 @@ def _second_pass(
         mine = coarse[0] == k
         rows, row = np.unique(coarse[1][mine], return_inverse=True)
         columns, column = np.unique(coarse[2][mine], return_inverse=True)
-        matrices = candidates.matrices(search, rows, search.oversampling)
-        shifts = fine_translations_px(search, model, columns, search.oversampling)
-        fine = fine_scores(
-            terms,
-            model.references_rft[int(k)],
-            matrices,
-            shifts,
-            (row, column),
-            model.fine_size,
-            search.cross_correlation,
-            model,
-            backend,
-        )
+        with backend.clock.stage("poses"):
+            matrices = candidates.matrices(search, rows, search.oversampling)
+            shifts = fine_translations_px(search, model, columns, search.oversampling)
+        with backend.clock.stage("second_pass"):
+            fine = fine_scores(
+                terms,
+                model.references_rft[int(k)],
+                matrices,
+                shifts,
+                (row, column),
+                model.fine_size,
+                search.cross_correlation,
+                model,
+                backend,
+            )
         direction = np.repeat(candidates.direction[rows], matrices.shape[1])
         evaluated.append((int(k), matrices.reshape(-1, 3, 3), shifts.reshape(-1, 3), direction, fine))
         log_weights.append(log_prior[mine][fine.parent] - fine.score)

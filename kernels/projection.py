@@ -81,6 +81,12 @@ def sample(reference: Any, matrices: Any, frequencies_xyz: Any, pad: float, back
     -------
     (n, 2, n_f) real array; ``[:, 0]`` real and ``[:, 1]`` imaginary parts.
     """
+    with backend.clock.stage("sample"):
+        backend.clock.count("samples", len(matrices) * frequencies_xyz.shape[1])
+        return _rotated(reference, matrices, frequencies_xyz, pad, backend)
+
+
+def _rotated(reference: Any, matrices: Any, frequencies_xyz: Any, pad: float, backend: Backend) -> Any:
     rotations = np.ascontiguousarray(np.swapaxes(matrices, -1, -2) * pad, dtype=backend.real)
     points = np.ascontiguousarray(frequencies_xyz, dtype=backend.real)
     if not backend.is_cpu:

@@ -137,6 +137,8 @@ def coarse_scores(
             for r in _slices(len(matrices), rows):
                 rotated = sample(reference, matrices[r], points.frequencies_xyz, model.pad, backend)
                 norm = xp.square(rotated).sum(axis=1) @ norms[p].T
+                backend.clock.count("gemm_flops", 2 * len(rotated) * length * len(images))
+                backend.clock.count("comparisons", len(rotated) * len(images))
                 cross = (rotated.reshape(-1, length) @ images.T).reshape(len(rotated), -1, len(shifts_px))
                 scores[p, k, r] = _score(norm, cross, cross_correlation, xp).swapaxes(0, 1)
     return scores
@@ -201,6 +203,7 @@ def fine_scores(
         )
         row = backend.xp.asarray(rank[orientation[points]] - block * rows_per_block)
         score = backend.to_host(table[row, :, backend.xp.asarray(column), :])
+        backend.clock.count("comparisons", score.size)
         parts.append(_expand(points, orientation[points], translation[points], score))
     return FinePoints(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 
@@ -234,6 +237,7 @@ def _block_scores(
         rotated = sample(reference, turned, points.frequencies_xyz[:, chosen], model.pad, backend)
         images = shifted(terms.cross[chosen], moves, points, model.box, backend, lines)
         norm += xp.square(rotated).sum(axis=1) @ terms.norm[chosen]
+        backend.clock.count("fine_flops", 2 * rotated.size * len(moves))
         cross += rotated.reshape(len(turned), -1) @ images.reshape(len(moves), -1).T
     return _score(norm, cross, cross_correlation, xp).reshape(shape)
 

@@ -111,6 +111,11 @@ def shifted(
     -------
     (T, 2, n_b) real array of the backend: ``values * exp(-2 pi i k . s / box)``, real and imaginary parts.
     """
+    with backend.clock.stage("shift"):
+        return _shifted(values, shifts_xyz_px, points, box, backend, lines)
+
+
+def _shifted(values: Any, shifts_xyz_px: Any, points: Sphere, box: int, backend: Backend, lines: slice) -> Any:
     x, y, z = phase_tables(shifts_xyz_px, points.size, box)
     chosen = points.lines[lines]
     begin, end = int(chosen[0, 0]), int(chosen[-1].sum())

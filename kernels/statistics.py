@@ -151,9 +151,10 @@ def _back_project(
             values[:, 0] = re * moved[:, 0] - im * moved[:, 1]
             values[:, 1] = re * moved[:, 1] + im * moved[:, 0]
             each = row_weight[block, None] * image.weight[chosen][None, :]
-            insert(
-                data, weight, matrices[block], frequencies, backend.to_host(values), backend.to_host(each), model.pad
-            )
+            with backend.clock.stage("insert"):
+                backend.clock.count("insertions", each.size)
+                values, each = backend.to_host(values), backend.to_host(each)
+                insert(data, weight, matrices[block], frequencies, values, each, model.pad)
         power[chosen], cross[chosen] = block_power, block_cross
     return power, cross
 
