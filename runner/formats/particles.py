@@ -11,10 +11,11 @@ import numpy as np
 from runner.errors import InputError
 from runner.formats import optics as optics_tables
 from runner.formats.mrc import read_header
-from runner.formats.star import StarBlock, StarFile, format_float, format_int, read_star
+from runner.formats.star import StarBlock, StarFile, format_float, format_int, parse_star, read_star
 from runner.formats.volumes import check_first_volumes
 from runner.model.particles import Optics, ParticleTable
 from runner.store import objects
+from runner.store.particles import ParticleStore, is_particle_store
 
 if TYPE_CHECKING:
     from runner.formats.optics import Columns, VolumeHeader
@@ -36,7 +37,8 @@ def read_particles(url: str, check_files: bool = True) -> ParticleTable:
 
     Parameters
     ----------
-    url : the STAR file; file names in it are relative to it, or else to the working directory.
+    url : the STAR file, or a particle store (``….zarr``) that was made from one; file names in it are relative to it,
+        or else to the working directory.
     check_files : False to read a table whose volumes are not at hand: nothing is looked up, and what only the volumes
         could tell (box size) is 0.
 
@@ -45,7 +47,13 @@ def read_particles(url: str, check_files: bool = True) -> ParticleTable:
     InputError
         With file, row and column, for everything that would make a refinement fail or mislead it.
     """
-    star = read_star(url)
+    if is_particle_store(url):
+        store = ParticleStore.open(url)
+        return _read_table(parse_star(store.star().decode("utf-8-sig"), url), url, _StoredFiles(store))
+    return _read_table(read_star(url), url, _Files(url, at_hand=check_files))
+
+
+def _read_table(star: StarFile, url: str, files: _Files | _StoredFiles) -> ParticleTable:
     block = _particle_block(star, url)
     _check_angles(block, url)
     version = optics_tables.dialect(star, block)
@@ -61,12 +69,12 @@ def read_particles(url: str, check_files: bool = True) -> ParticleTable:
         optics_columns, columns = optics_tables.split_single_table(columns, url)
 
     names = columns["rlnImageName"]
-    urls = _resolve(names, "rlnImageName", url, check_files)
+    urls = files.resolve(names, "rlnImageName")
     numbers = _integers(columns, "rlnOpticsGroup", len(names), 0, url)
     first_row = {int(number): int(np.argmax(numbers == number)) for number in np.unique(numbers)}
 
     def first_header(number: int) -> VolumeHeader | None:
-        return read_header(urls[first_row[number]]) if check_files else None
+        return files.header(urls[first_row[number]])
 
     groups = optics_tables.build_optics(optics_columns, set(first_row), first_header, version, url, notes)
     optics_index = _optics_index(numbers, groups, url)
@@ -80,7 +88,7 @@ def read_particles(url: str, check_files: bool = True) -> ParticleTable:
         image_names=names,
         image_urls=urls,
         ctf_names=ctf_names,
-        ctf_urls=None if ctf_names is None else _resolve(ctf_names, "rlnCtfImage", url, check_files),
+        ctf_urls=None if ctf_names is None else files.resolve(ctf_names, "rlnCtfImage"),
         angles_deg=_vectors(columns, ANGLES, len(names), url),
         origins_angst=_vectors(columns, ORIGINS, len(names), url),
         angle_priors_deg=_angle_priors(columns, len(names), url),
@@ -102,7 +110,7 @@ def read_particles(url: str, check_files: bool = True) -> ParticleTable:
     order = _micrograph_order(columns, len(names))
     table = table.select(order)
     table.group_names, table.group_index = _number_groups([group_of_row[row] for row in order])
-    if check_files:
+    if files.at_hand:
         check_first_volumes(table)
     return table
 
@@ -183,11 +191,38 @@ def _assume_one_group(columns: Columns, optics_columns: Columns, url: str, notes
     notes.append(f"{url}: column rlnOpticsGroup is missing; all particles put into the only group {numbers[0]}")
 
 
-def _resolve(names: list[str], label: str, url: str, check_files: bool) -> list[str]:
-    bare = [name.removesuffix(":mrc") for name in names]
-    if not check_files:
-        return [objects.candidates(name, url)[0] for name in bare]
-    return objects.resolve_all(bare, url, lambda index: f"{url} row {index + 1}, {label}")
+class _Files:
+    """The volumes of a STAR file, looked up beside it and in the working directory if they are at hand."""
+
+    def __init__(self, url: str, at_hand: bool) -> None:
+        self._url = url
+        self.at_hand = at_hand
+
+    def resolve(self, names: list[str], label: str) -> list[str]:
+        bare = [name.removesuffix(":mrc") for name in names]
+        if not self.at_hand:
+            return [objects.candidates(name, self._url)[0] for name in bare]
+        return objects.resolve_all(bare, self._url, lambda index: f"{self._url} row {index + 1}, {label}")
+
+    def header(self, url: str) -> VolumeHeader | None:
+        return read_header(url) if self.at_hand else None
+
+
+class _StoredFiles:
+    """The volumes of a particle store, where they were found and checked when it was made."""
+
+    at_hand = False
+
+    def __init__(self, store: ParticleStore) -> None:
+        self._sources = store.sources()
+
+    def resolve(self, names: list[str], label: str) -> list[str]:
+        urls = self._sources["images" if label == "rlnImageName" else "ctfs"]
+        return [urls[name] for name in names]
+
+    def header(self, url: str) -> VolumeHeader | None:
+        shape, voxel_size_angst = self._sources["headers"][url]
+        return tuple(shape), voxel_size_angst
 
 
 def _ctf_names(columns: Columns, url: str) -> list[str] | None:

@@ -26,6 +26,7 @@ WITH_KERNELS = {"use case", "execute"}
 ALONE = {  # third-party packages and the only places that may import them
     "fsspec": {"runner.store"},
     "s3fs": {"runner.store"},
+    "zarr": {"runner.store"},
     "dask": {"runner.execute"},
     "distributed": {"runner.execute"},
     "typer": {"runner.cli"},
