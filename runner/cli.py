@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version as distribution_version
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand
 
-from runner.errors import Preempted, TomoburstError
+from runner.errors import Preempted, StorageError, TomoburstError
 from runner.plan.config import ReconstructConfig, RefineConfig
 from runner.plan.flags import flags_of
 from runner.plan.relion_flags import (
@@ -30,7 +31,7 @@ from runner.plan.relion_flags import (
     read_arguments,
 )
 from runner.plan.simulate_config import DemoConfig, SimulateConfig
-from runner.report.events import Noted
+from runner.report.events import Noted, RunFailed
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -93,7 +94,12 @@ def add_command(
         with open_events() as events:
             for note in ctx.obj:
                 events.emit(Noted(note))
-            run(config, events)
+            try:
+                run(config, events)
+            except BaseException as error:
+                with suppress(StorageError):  # when the log cannot be written either, the line of the error is enough
+                    events.emit(RunFailed(*_failure(error)))
+                raise
 
     _set_signature(command, config_class)
     app.command(name=use_case, cls=Command, help=text)(command)
@@ -165,18 +171,25 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code."""
     try:
         code = app(list(arguments) or ["--help"], prog_name="tomoburst", standalone_mode=False)
-    except _Stopped:
-        return _fail("stopped (SIGTERM): finished files are kept; run the same command again", Preempted.exit_code)
-    except TomoburstError as error:
-        return _fail(str(error), error.exit_code)
     except typer.TyperException as error:
         return _fail(error.format_message(), error.exit_code)
-    except Exception as error:  # noqa: BLE001
-        cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return _fail(f"unexpected {cause} ({DEBUG_VARIABLE}=1 shows where; please report it)", EXIT_UNEXPECTED)
+    except (Exception, _Stopped) as error:  # noqa: BLE001
+        return _fail(*_failure(error))
     if code == EXIT_INTERRUPTED:  # Typer turns Ctrl-C into this code
-        return _fail("interrupted", EXIT_INTERRUPTED)
+        return _fail(*_failure(KeyboardInterrupt()))
     return code if isinstance(code, int) else 0
+
+
+def _failure(error: BaseException) -> tuple[str, int]:
+    """What is told of an error in one line, and the exit code."""
+    if isinstance(error, _Stopped):
+        return "stopped (SIGTERM): finished files are kept; run the same command again", Preempted.exit_code
+    if isinstance(error, TomoburstError):
+        return " ".join(str(error).split()), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", EXIT_INTERRUPTED
+    cause = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    return f"unexpected {cause} ({DEBUG_VARIABLE}=1 shows where; please report it)", EXIT_UNEXPECTED
 
 
 def _fail(message: str, code: int) -> int:

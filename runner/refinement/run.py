@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +23,8 @@ from runner.model.state import SamplingState
 from runner.plan.config import RefineConfig
 from runner.plan.flags import flags_of, given_fields
 from runner.plan.schedule import SchedulePolicy
-from runner.report.events import Events, JsonLog, RunStarted
-from runner.store.objects import write_bytes
+from runner.report.events import Events, RunStarted
+from runner.report.logs import open_log
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -144,7 +143,7 @@ def open_run(config: RefineConfig, events: Events, references: int) -> Run:
 
 def announce(run: Run) -> None:
     """Tell that the run starts, and what was settled for it."""
-    run.events.add(JsonLog(partial(write_bytes, f"{run.prefix}_events.jsonl")))
+    run.events.add(open_log(run.prefix))
     settled = {"random_seed": run.seed, "classes": run.classes}
     run.events.emit(RunStarted("refine", run.prefix, len(run.table), settled))
 

@@ -7,15 +7,12 @@ JSON lines or whatever else. Times come from the sinks, never from the records, 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Protocol, Self, TextIO
+from typing import Any, Protocol, Self
 
 
 @dataclass(frozen=True)
@@ -67,15 +64,25 @@ class IterationStarted(Event):
 
 @dataclass(frozen=True)
 class UnitFinished(Event):
-    """``done`` of ``total`` particles (or other pieces) of the iteration or stage are finished."""
+    """``done`` of ``total`` particles (or other pieces) of the iteration or stage are finished.
+
+    ``unit`` is the unit of work that ended last, ``seconds`` what it took ``worker``; a unit that was found finished by
+    an earlier driver has no worker.
+    """
 
     done: int
     total: int
+    unit: str = ""
+    worker: str = ""
+    seconds: float = math.nan
 
 
 @dataclass(frozen=True)
 class IterationFinished(Event):
-    """An iteration is finished: what it reached and what it changed."""
+    """An iteration is finished: what it reached, what it changed, and what was asked of the store for it.
+
+    ``store`` counts requests by method and bytes by direction: ``{"GET": 12, "PUT": 3, "bytes_read": 1024, …}``.
+    """
 
     iteration: int
     resolution_angst: float
@@ -85,6 +92,7 @@ class IterationFinished(Event):
     accuracy_rotation_deg: float = math.nan
     accuracy_translation_angst: float = math.nan
     average_pmax: float = math.nan
+    store: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,93 @@ class RunFinished(Event):
     resolution_angst: float = math.nan
     converged: bool = True
     files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunResumed(Event):
+    """The same command goes on after ``iteration`` (the last committed one); ``units`` of the next one are finished."""
+
+    command: str
+    output: str = ""
+    iteration: int = 0
+    units: int = 0
+    driver: int = 0
+
+
+@dataclass(frozen=True)
+class RunFailed(Event):
+    """The command ends without its results; ``message`` says why, ``exit_code`` is that of the process."""
+
+    message: str
+    exit_code: int = 1
+
+
+@dataclass(frozen=True)
+class UnitRetried(Event):
+    """A unit of work failed, or was lost with its worker, and is tried again, now for the ``attempt``-th time."""
+
+    unit: str
+    attempt: int
+    reason: str = ""
+    worker: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerJoined(Event):
+    """A worker came; ``workers`` are there now (0: not counted)."""
+
+    worker: str
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class WorkerLost(Event):
+    """A worker left or died while it computed ``units``: they are the work that is lost with it."""
+
+    worker: str
+    units: tuple[str, ...] = ()
+    workers: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class StragglerDuplicated(Event):
+    """A unit that takes much longer than others was given to a second worker; the first result counts."""
+
+    unit: str
+    worker: str = ""
+    seconds: float = math.nan
+
+
+@dataclass(frozen=True)
+class SchedulerLost(Event):
+    """The scheduler does not answer; ``reason`` says what is done."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class SchedulerBack(Event):
+    """The scheduler answers again."""
+
+
+@dataclass(frozen=True)
+class ParticleSetAside(Event):
+    """A particle takes no part in the run any more; ``particle`` is its image name, ``row`` its row from 1 up."""
+
+    particle: str
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class StoreRetried(Event):
+    """A request to the store failed and is made again, now for the ``attempt``-th time."""
+
+    method: str
+    url: str
+    attempt: int
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,60 +264,6 @@ class Events:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class JsonStream:
-    """Writes each record at once as one JSON line to a text stream, for logs that programs read."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, event: Event) -> None:
-        """Write and flush one line."""
-        self._stream.write(json_line(event))
-        self._stream.flush()
-
-    def close(self) -> None:
-        """Leave the stream open: it belongs to the caller."""
-
-
-class JsonLog:
-    """Keeps all records but `UnitFinished` and hands the whole log over when an iteration or the run ends.
-
-    A run that fails before its first iteration is over leaves no log.
-
-    Parameters
-    ----------
-    save : called with the bytes of the log so far, e.g. to write ``PREFIX_events.jsonl`` as one object.
-    """
-
-    def __init__(self, save: Callable[[bytes], None]) -> None:
-        self._save = save
-        self._lines: list[str] = []
-        self._saved = 0
-
-    def write(self, event: Event) -> None:
-        """Keep one record; save after the end of an iteration or of the run."""
-        if isinstance(event, UnitFinished):
-            return
-        self._lines.append(json_line(event))
-        if isinstance(event, IterationFinished | RunFinished):
-            self._flush()
-
-    def close(self) -> None:
-        """Save what was not saved yet of a log that has been saved before."""
-        if 0 < self._saved < len(self._lines):
-            self._flush()
-
-    def _flush(self) -> None:
-        self._save("".join(self._lines).encode())
-        self._saved = len(self._lines)
-
-
-def json_line(event: Event) -> str:
-    """Return a record as one JSON line with the present time (UTC, ISO 8601), newline included."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return json.dumps({"time": now, **event.as_dict()}, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _json_value(value: Any) -> Any:

@@ -24,15 +24,24 @@ from runner.report.events import (
     Events,
     IterationFinished,
     IterationStarted,
-    JsonStream,
     Noted,
+    ParticleSetAside,
     RunFinished,
+    RunResumed,
     RunStarted,
+    SchedulerBack,
+    SchedulerLost,
     Sink,
     StageStarted,
+    StoreRetried,
+    StragglerDuplicated,
     UnitFinished,
+    UnitRetried,
     Warned,
+    WorkerJoined,
+    WorkerLost,
 )
+from runner.report.logs import JsonStream
 
 
 def open_events(stream: TextIO | None = None) -> Events:
@@ -86,6 +95,9 @@ class TerminalProgress:
                 self._print(f"warning: {event.message}", style="yellow")
             case Noted():
                 self._print(event.message, style="dim")
+            case _:
+                if line := _incident_line(event):
+                    self._print(line, style="yellow")
 
     def close(self) -> None:
         """Take the bar away."""
@@ -120,6 +132,31 @@ def _run_line(event: RunStarted) -> str:
     if event.output:
         parts.append(f"-> {event.output}")
     return " · ".join(parts)
+
+
+def _incident_line(event: Event) -> str:
+    """What happened to particles, units, workers or the store; empty for records that say nothing to people."""
+    match event:
+        case RunResumed():
+            units = f", {event.units} units of the next one" if event.units else ""
+            return f"going on: {event.iteration} iterations are finished{units}"
+        case ParticleSetAside():
+            return f"particle {event.row} ({event.particle}) is set aside: {event.reason}"
+        case UnitRetried():
+            return f"unit {event.unit} is tried again (attempt {event.attempt}): {event.reason}"
+        case StragglerDuplicated():
+            return f"unit {event.unit} takes long on {event.worker}: given to a second worker"
+        case WorkerJoined():
+            return f"worker {event.worker} joined"
+        case WorkerLost():
+            return f"worker {event.worker} is gone, with {len(event.units)} units under way"
+        case StoreRetried():
+            return f"{event.method} {event.url} is tried again (attempt {event.attempt}): {event.reason}"
+        case SchedulerLost():
+            return f"the scheduler does not answer: {event.reason}"
+        case SchedulerBack():
+            return "the scheduler answers again"
+    return ""
 
 
 def _iteration_label(event: IterationStarted) -> str:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,24 @@ from runner.report.events import (
     Events,
     IterationFinished,
     IterationStarted,
-    JsonLog,
-    JsonStream,
     Noted,
+    ParticleSetAside,
+    RunFailed,
     RunFinished,
+    RunResumed,
     RunStarted,
+    SchedulerBack,
+    SchedulerLost,
     StageStarted,
+    StoreRetried,
+    StragglerDuplicated,
     UnitFinished,
+    UnitRetried,
     Warned,
-    json_line,
+    WorkerJoined,
+    WorkerLost,
 )
+from runner.report.logs import JsonLog, JsonStream, json_line, open_log
 from runner.report.progress import TerminalProgress, open_events, progress_sink
 from runner.report.table import print_table
 
@@ -135,6 +144,39 @@ def test_json_log_is_saved_at_the_end_of_an_iteration_and_of_the_run() -> None:
     assert len(saved) == 3
 
 
+def test_log_of_a_resumed_run_goes_on_and_tells_why_it_failed(tmp_path: Path) -> None:
+    prefix = str(tmp_path / "run")
+    with Events(open_log(prefix)) as events:
+        for event in (RUN[0], STARTED, FINISHED, WorkerLost("tcp://1", ("it004/unit_00001",))):
+            events.emit(event)
+    with Events(open_log(prefix, resumed=True)) as events:
+        events.emit(RunResumed("refine", prefix, iteration=3, units=1, driver=2))
+        events.emit(UnitRetried("it004/unit_00001", 2, "its worker is gone"))
+        events.emit(RunFailed("s3://b: no answer", 4))
+    lines = parsed((tmp_path / "run_events.jsonl").read_text())
+    assert [line["event"] for line in lines] == [
+        "run_started", "iteration_started", "iteration_finished", "worker_lost", "run_resumed", "unit_retried",
+        "run_failed",
+    ]  # fmt: skip
+    assert lines[3]["units"] == ["it004/unit_00001"]
+    assert (lines[-1]["message"], lines[-1]["exit_code"]) == ("s3://b: no answer", 4)
+
+
+def test_log_of_a_run_that_starts_afresh_forgets_the_one_before(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Events(open_log(str(tmp_path / "run"))) as events:
+            events.emit(STARTED)
+    assert len(parsed((tmp_path / "run_events.jsonl").read_text())) == 1
+
+
+def test_run_that_fails_before_its_first_iteration_leaves_no_log() -> None:
+    saved: list[bytes] = []
+    with Events(JsonLog(saved.append)) as events:
+        events.emit(RUN[0])
+        events.emit(RunFailed("particle 7: NaN", 3))
+    assert saved == []
+
+
 def test_stream_that_is_no_terminal_gets_json_lines() -> None:
     stream = io.StringIO()
     with open_events(stream) as events:
@@ -169,6 +211,27 @@ def test_terminal_says_when_a_run_did_not_converge() -> None:
     with Events(TerminalProgress(Console(file=stream, force_terminal=True, width=200, color_system=None))) as events:
         events.emit(RunFinished("refine", 5, math.inf, converged=False))
     assert "refine finished · 5 iterations, not converged\n" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (RunResumed("refine", iteration=3, units=2), "3 iterations are finished, 2 units of the next one"),
+        (ParticleSetAside("7@stack.mrcs", 7, "NaN"), "particle 7 (7@stack.mrcs) is set aside: NaN"),
+        (UnitRetried("unit_00001", 2, "its worker is gone"), "unit_00001 is tried again (attempt 2): its worker"),
+        (StragglerDuplicated("unit_00001", "tcp://1", 60.0), "unit_00001 takes long on tcp://1"),
+        (WorkerJoined("tcp://1", 2), "worker tcp://1 joined"),
+        (WorkerLost("tcp://1", ("unit_00001",)), "worker tcp://1 is gone, with 1 units under way"),
+        (StoreRetried("GET", "s3://b/k", 2, "503"), "GET s3://b/k is tried again (attempt 2): 503"),
+        (SchedulerLost("waiting 60 s"), "the scheduler does not answer: waiting 60 s"),
+        (SchedulerBack(), "the scheduler answers again"),
+    ],
+)
+def test_terminal_tells_of_incidents(event: Event, words: str) -> None:
+    stream = Terminal()
+    with Events(TerminalProgress(Console(file=stream, force_terminal=True, width=200, color_system=None))) as events:
+        events.emit(event)
+    assert words in stream.getvalue()
 
 
 def test_table_holds_all_rows_and_its_lines_are_not_wrapped() -> None:
