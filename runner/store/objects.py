@@ -1,86 +1,78 @@
-"""Whole objects under fsspec URLs: ``s3://bucket/key``, ``memory://key``, ``file:///path`` or a plain local path."""
+"""Whole objects under fsspec URLs: ``s3://bucket/key``, ``memory://key``, ``file:///path`` or a plain local path.
+
+Each function makes as few requests as it can, tries again after failures that pass by themselves, and ends in one line.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
+import threading
+import uuid
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import fsspec
+from typing import TYPE_CHECKING, TypeVar
 
 from runner.errors import InputError, StorageError
+from runner.store.backend import Backend, ObjectInfo
+from runner.store.counts import count, request_counts, reset_request_counts
+from runner.store.options import StoreOptions, backend_of, options_in_use, request, use
+from runner.store.retry import reason, s3_answer
+from runner.store.urls import basename, is_local, is_url, join, local_path, parent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+__all__ = [
+    "ObjectInfo",
+    "StoreOptions",
+    "basename",
+    "candidates",
+    "check_writable",
+    "create_bytes",
+    "delete",
+    "exists",
+    "file_digest",
+    "is_local",
+    "is_url",
+    "join",
+    "list_objects",
+    "local_path",
+    "options_in_use",
+    "parent",
+    "read_bytes",
+    "request_counts",
+    "reset_request_counts",
+    "resolve",
+    "resolve_all",
+    "supports_conditional_create",
+    "use",
+    "write_bytes",
+]
 
-def is_url(name: str) -> bool:
-    """Whether ``name`` carries a protocol (``s3://…``)."""
-    return "://" in name
+PROBE = ".tomoburst-probe-"
+NOT_IMPLEMENTED = 501
+NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 
-
-def is_local(url: str) -> bool:
-    """Whether ``url`` is a local path, with or without ``file://``."""
-    return not is_url(url) or url.startswith(("file://", "local://"))
-
-
-def local_path(url: str) -> Path:
-    """Path of a local URL."""
-    return Path(url.split("://", 1)[1] if is_url(url) else url)
-
-
-def join(base: str, name: str) -> str:
-    """``name`` below the folder ``base``; an absolute path or URL is returned as it is."""
-    if is_url(name) or Path(name).is_absolute() or not base:
-        return name
-    return f"{base.rstrip('/') or '/'}/{name}" if base != "/" else f"/{name}"
-
-
-def parent(url: str) -> str:
-    """Folder of ``url``: ``''`` for a bare local name."""
-    protocol, separator, path = url.rpartition("://")
-    folder = path.rpartition("/")[0]
-    if not separator:
-        return folder or ("/" if path.startswith("/") else "")
-    return f"{protocol}://{folder}" if folder else f"{protocol}://"
-
-
-def basename(url: str) -> str:
-    """Last component of ``url``."""
-    return url.rpartition("/")[2]
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise StorageError(f"{url}: no storage driver for this URL ({_reason(error)})") from error
-    return filesystem, path
-
-
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())
+T = TypeVar("T")
+_probing = threading.Lock()
+_probed: dict[tuple[StoreOptions, str], bool] = {}
 
 
 def exists(url: str) -> bool:
-    """Whether an object (or local file or folder) exists under ``url``.
+    """Whether an object (or local file or folder) exists under ``url``: one request, never out of date.
 
     Raises
     ------
     StorageError
         When the store does not answer.
     """
-    filesystem, path = _filesystem(url)
-    try:
-        return bool(filesystem.exists(path))
-    except Exception as error:  # drivers raise their own classes, for missing credentials for instance
-        raise StorageError(f"{url}: the store does not answer ({_reason(error)})") from error
+    return _answer(url, lambda store, path: store.exists(path))
 
 
 def read_bytes(url: str, start: int | None = None, end: int | None = None) -> bytes:
-    """Bytes of one object, or of its range ``[start, end)``.
+    """Bytes of one object, or of its range ``[start, end)``; shorter when the object ends before.
 
     Raises
     ------
@@ -89,15 +81,9 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None) -> by
     StorageError
         When it exists but cannot be read.
     """
-    filesystem, path = _filesystem(url)
-    try:
-        return bytes(filesystem.cat_file(path, start=start, end=end))
-    except FileNotFoundError as error:
-        raise InputError(f"{url}: no such file; correct its name or path") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{url}: is a folder, a file was expected") from error
-    except Exception as error:  # drivers raise their own classes, for missing credentials for instance
-        raise StorageError(f"{url}: cannot be read ({_reason(error)})") from error
+    data = _answer(url, lambda store, path: store.read(path, start, end), "cannot be read")
+    count("bytes_read", len(data))
+    return data
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -111,15 +97,153 @@ def write_bytes(url: str, data: bytes) -> None:
         When the object cannot be written.
     """
     try:
-        if is_local(url):
-            _write_local(local_path(url), data)
-        else:
-            filesystem, path = _filesystem(url)
-            filesystem.pipe_file(path, data)
+        request(url, lambda store, path: store.write(path, data))
     except StorageError:
         raise
-    except Exception as error:  # drivers raise their own classes for refused credentials and missing buckets
-        raise StorageError(f"{url}: cannot be written ({_reason(error)}); check path and permissions") from error
+    except Exception as error:
+        raise _not_written(url, error) from error
+    count("bytes_written", len(data))
+
+
+def create_bytes(url: str, data: bytes) -> bool:
+    """Write one whole object where there is none: True when this call made it, False when somebody else has.
+
+    Of any number of callers at once exactly one gets True, on stores with `supports_conditional_create`. Elsewhere the
+    object is looked for and then written, which is right for a single caller only.
+
+    Raises
+    ------
+    StorageError
+        When the object cannot be written.
+    """
+    creator = uuid.uuid4().hex
+    conditional = supports_conditional_create(url)
+
+    def create(store: Backend, path: str) -> bool:
+        if conditional:
+            return store.create(path, data, creator)
+        if store.exists(path):
+            return False
+        store.write(path, data)
+        return True
+
+    try:
+        created = request(url, create)
+    except StorageError:
+        raise
+    except Exception as error:
+        raise _not_written(url, error) from error
+    count("bytes_written", len(data) if created else 0)
+    return created
+
+
+def supports_conditional_create(url: str) -> bool:
+    """Whether the store of ``url`` refuses to create an object twice.
+
+    Found out once for each bucket or local folder by creating an object beside ``url`` twice and removing it.
+
+    Raises
+    ------
+    StorageError
+        When nothing can be written there.
+    """
+    local = is_local(url)
+    place = (options_in_use(), parent(url) if local else "/".join(url.split("/")[:3]))
+    with _probing:
+        if place not in _probed:
+            _probed[place] = _refuses_second_create(join(parent(url), f"{PROBE}{uuid.uuid4().hex}"))
+        return _probed[place]
+
+
+def _refuses_second_create(probe: str) -> bool:
+    try:
+        made = [request(probe, lambda store, path: store.create(path, b"", uuid.uuid4().hex)) for _ in range(2)]
+    except StorageError:
+        raise
+    except Exception as error:
+        if isinstance(error, NotImplementedError | TypeError) or s3_answer(error)[1] == NOT_IMPLEMENTED:
+            return False
+        if is_local(probe) and getattr(error, "errno", None) in NO_HARD_LINKS:
+            return False
+        raise _not_written(probe, error) from error
+    delete([probe])
+    return made == [True, False]
+
+
+def list_objects(folder: str) -> list[ObjectInfo]:
+    """Every object below ``folder`` (not those whose name only begins like it), sorted by URL; none: an empty list.
+
+    Some stores list with a delay: ask `exists` for an object whose absence decides something, and expect that one which
+    is listed may be gone.
+
+    Raises
+    ------
+    StorageError
+        When the store does not answer, or has no such bucket.
+    """
+    folder = folder.rstrip("/") or ("/" if folder else ".")
+
+    def find(store: Backend, path: str) -> list[ObjectInfo]:
+        found = [replace(info, url=folder + info.url[len(path) :]) for info in store.find(path)]
+        return sorted((info for info in found if not basename(info.url).startswith(PROBE)), key=lambda info: info.url)
+
+    return _answer(folder, find)
+
+
+def file_digest(url: str) -> str:
+    """A text that changes when the object does, from its ETag or from size and time: one request without its content.
+
+    Raises
+    ------
+    InputError
+        When the object does not exist.
+    StorageError
+        When the store does not answer.
+    """
+    return _answer(url, lambda store, path: store.info(path)).digest
+
+
+def delete(urls: Iterable[str]) -> None:
+    """Remove objects; those that are not there are no failure.
+
+    Raises
+    ------
+    StorageError
+        When one cannot be removed.
+    """
+    stores: dict[str, list[str]] = {}
+    for url in urls:
+        stores.setdefault("" if is_local(url) else url.split("://", 1)[0], []).append(url)
+    for some in stores.values():
+        paths = [backend_of(url)[1] for url in some]
+        try:
+            request(some[0], partial(_remove, paths))
+        except Exception as error:
+            raise StorageError(f"{some[0]}: cannot be removed ({reason(error)}); check path and permissions") from error
+
+
+def _remove(paths: list[str], store: Backend, _: str) -> None:
+    store.delete(paths)
+
+
+def _answer(url: str, ask: Callable[[Backend, str], T], failure: str = "the store does not answer") -> T:
+    """What the store answers; its failures become one line."""
+    try:
+        return request(url, ask)
+    except StorageError:
+        raise
+    except FileNotFoundError as error:
+        if s3_answer(error)[0] == "NoSuchBucket":
+            raise InputError(f"{url}: no such bucket; correct its name or the endpoint") from error
+        raise InputError(f"{url}: no such file; correct its name or path") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{url}: is a folder, a file was expected") from error
+    except Exception as error:  # drivers raise their own classes, for missing credentials for instance
+        raise StorageError(f"{url}: {failure} ({reason(error)})") from error
+
+
+def _not_written(url: str, error: Exception) -> StorageError:
+    return StorageError(f"{url}: cannot be written ({reason(error)}); check path and permissions")
 
 
 def check_writable(url: str) -> None:
@@ -142,21 +266,6 @@ def check_writable(url: str) -> None:
         raise StorageError(f"{url}: cannot be written, {folder} is a file and no folder; give another --o")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StorageError(f"{url}: cannot be written, no permission in {folder}; correct it or give another --o")
-
-
-def _write_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def candidates(name: str, star_url: str) -> list[str]:
@@ -215,12 +324,13 @@ def _first_existing(name: str, star_url: str, is_there: Callable[[str], bool]) -
 
 def _listing(folder: str) -> set[str] | None:
     """Names in a folder; empty when it does not exist, None when the store cannot list."""
-    filesystem, path = _filesystem(folder or ".")
     try:
-        return {basename(str(entry).rstrip("/")) for entry in filesystem.ls(path, detail=False)}
+        return request(folder, lambda store, path: store.names(path))
+    except StorageError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         return set()
     except (OSError, NotImplementedError):
         return None
     except Exception as error:  # drivers raise their own classes, for missing credentials for instance
-        raise StorageError(f"{folder}: the store does not answer ({_reason(error)})") from error
+        raise StorageError(f"{folder}: the store does not answer ({reason(error)})") from error

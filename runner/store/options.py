@@ -1,0 +1,123 @@
+"""Where the stores of this process are: endpoint, region, access without credentials; and the drivers made from that.
+
+Credentials are no option: the driver asks the default chain (environment, profile, role) wherever a request is made.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import fsspec
+
+from runner.errors import StorageError
+from runner.store.backend import Backend, FsspecBackend, LocalBackend
+from runner.store.retry import Trouble, reason, retrying
+from runner.store.urls import is_local, local_path
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """Settings of S3, to be forwarded to other processes; empty: AWS_ENDPOINT_URL and AWS_REGION decide."""
+
+    endpoint: str = ""
+    region: str = ""
+    anonymous: bool = False
+
+
+class _Process:
+    """Options and drivers of this process; a driver is made once and shared by all threads."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.options = StoreOptions()
+        self.s3: Backend | None = None
+        self.pid = os.getpid()
+        self.answered: set[str] = set()  # buckets that accepted the credentials
+
+
+_process = _Process()
+
+
+def use(options: StoreOptions) -> None:
+    """Reach S3 by these options from now on, in this process."""
+    with _process.lock:
+        _process.options = options
+        _process.s3 = None
+        _process.answered.clear()
+
+
+def options_in_use() -> StoreOptions:
+    """What `use` was told last."""
+    return _process.options
+
+
+def is_s3(url: str) -> bool:
+    """Whether ``url`` names an object of S3."""
+    return url.startswith(("s3://", "s3a://"))
+
+
+def backend_of(url: str) -> tuple[Backend, str]:
+    """Driver for ``url``, and its path there.
+
+    Raises
+    ------
+    StorageError
+        When there is no driver for its protocol.
+    """
+    if is_local(url):
+        return LocalBackend(), str(local_path(url))
+    if is_s3(url):
+        return _s3_backend(), url.split("://", 1)[1]
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise StorageError(f"{url}: no storage driver for this URL ({reason(error)})") from error
+    return FsspecBackend(filesystem), path
+
+
+def _s3_backend() -> Backend:
+    from runner.store.s3 import S3Backend, s3_filesystem
+
+    with _process.lock:
+        if _process.s3 is None or _process.pid != os.getpid():  # the event loop of the driver does not survive a fork
+            _process.s3 = S3Backend(s3_filesystem(_process.options))
+            _process.pid = os.getpid()
+        return _process.s3
+
+
+def request(url: str, call: Callable[[Backend, str], T]) -> T:
+    """Result of ``call(backend, path)``, tried again after failures that may pass, with fresh credentials if need be.
+
+    Raises
+    ------
+    StorageError
+        When there is no driver.
+    Exception
+        The last failure, as the driver raised it.
+    """
+    used: Backend | None = None
+
+    def once() -> T:
+        nonlocal used
+        used, path = backend_of(url)
+        return call(used, path)
+
+    def renew(kind: Trouble) -> bool:
+        if not is_s3(url) or (kind is Trouble.DENIED and bucket not in _process.answered):
+            return False
+        with _process.lock:
+            if _process.s3 is used:  # another thread may have looked them up already
+                _process.s3 = None
+        return True
+
+    bucket = url.split("/")[2] if is_s3(url) else ""
+    result = retrying(once, renew)
+    if bucket:
+        _process.answered.add(bucket)
+    return result
