@@ -22,6 +22,7 @@ from typer.core import TyperCommand
 from runner.errors import Preempted, StorageError, TomoburstError
 from runner.plan.config import ReconstructConfig, RefineConfig
 from runner.plan.flags import flags_of
+from runner.plan.ingest_config import IngestConfig
 from runner.plan.relion_flags import (
     RECONSTRUCT_IGNORED,
     RECONSTRUCT_REFUSED,
@@ -136,6 +137,7 @@ def _set_signature(command: Callable[..., None], config_class: type[DataclassIns
 _METAVARS = {bool: "", int: "INT", float: "FLOAT"}
 
 add_command(SimulateConfig, "simulate", "Make subtomograms with known poses from a model, a map or a built-in shape.")
+add_command(IngestConfig, "ingest", "Put subtomograms into one particle store, from which runs read them fast.")
 add_command(
     ReconstructConfig,
     "reconstruct",

@@ -218,7 +218,7 @@ class _StoredFiles:
 
     def resolve(self, names: list[str], label: str) -> list[str]:
         urls = self._sources["images" if label == "rlnImageName" else "ctfs"]
-        return [urls[name] for name in names]
+        return [urls[name][0] for name in names]
 
     def header(self, url: str) -> VolumeHeader | None:
         shape, voxel_size_angst = self._sources["headers"][url]

@@ -5,7 +5,7 @@
 ``ctf``             (m, N, N, N//2+1) float32, each distinct CTF or wedge volume once, in the half layout
 ``ctf_index``       (n,) int64, the CTF volume of each particle
 ``star``            (bytes,) uint8, the particle STAR file as it was
-``sources``         (bytes,) uint8, JSON: names and URLs of all files, their state, headers of first volumes
+``sources``         (bytes,) uint8, JSON, see `ParticleStore.sources`
 ``particles_sha256``, ``ctf_sha256``    (chunks, 32) uint8, digests of the stored objects
 ==================  ====================================================================================
 
@@ -266,8 +266,9 @@ class ParticleStore:
     def sources(self) -> dict[str, Any]:
         """Where everything came from.
 
-        ``images`` and ``ctfs`` hold the URL of each name, the images in the order of the rows; ``states`` the state of
-        each URL; ``headers`` shape and voxel size of the first volumes of the optics groups by URL.
+        ``images`` and ``ctfs`` hold for each name in the STAR file the URL where it was found, and its size and ETag or
+        time of change; the images are in the order of the rows. ``headers`` holds shape and voxel size of the first
+        volume of each optics group, by URL.
         """
         with self._lock:
             if self._sources is None:
