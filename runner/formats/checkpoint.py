@@ -26,7 +26,9 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time of a ZIP member; the present
 
 
 def pack(value: Any) -> bytes:
-    """Bytes of a dataclass of arrays, numbers, texts, None, and lists or dataclasses of them.
+    """Bytes of a dataclass of arrays, numbers, texts, None, and lists, dictionaries or dataclasses of them.
+
+    The keys of dictionaries are texts or integers; they come back sorted as texts.
 
     Arrays keep shape, dtype and order of axes in memory, numbers their type: a NumPy scalar comes back as one.
     """
@@ -67,6 +69,10 @@ def _node(value: Any, path: str, arrays: Arrays) -> Any:
         return {each.name: _node(getattr(value, each.name), _below(path, each.name), arrays) for each in fields}
     if isinstance(value, list):
         return [_node(each, _below(path, str(index)), arrays) for index, each in enumerate(value)]
+    if isinstance(value, dict):
+        return {
+            "items": {str(key): _node(value[key], _below(path, str(key)), arrays) for key in sorted(value, key=str)}
+        }
     if isinstance(value, np.ndarray | np.generic):
         arrays[path] = np.asarray(value)
         return {"array": path, "scalar": isinstance(value, np.generic)}
@@ -86,6 +92,9 @@ def _value(kind: Any, node: Any, arrays: Arrays) -> Any:
         return array[()] if node["scalar"] else array
     if get_origin(kind) in (Union, types.UnionType) and node is not None:
         kind = next(each for each in get_args(kind) if each is not type(None))
+    if get_origin(kind) is dict:
+        key, each = get_args(kind)
+        return {key(name): _value(each, below, arrays) for name, below in node["items"].items()}
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = get_type_hints(kind)
         expected = {each.name for each in dataclasses.fields(kind)}

@@ -125,7 +125,10 @@ class PoseState:
 
 @dataclass
 class RunState:
-    """A run after ``iteration``: one half model (3D classification, converged refinement) or two (auto-refine)."""
+    """A run after ``iteration``: one half model (3D classification, converged refinement) or two (auto-refine).
+
+    ``set_aside`` are the rows of particles that take no part in the run any more, with the reasons.
+    """
 
     iteration: int
     halves: list[HalfModel]
@@ -133,3 +136,4 @@ class RunState:
     sampling: SamplingState
     schedule: ScheduleState
     references_are_ctf_corrected: bool = False
+    set_aside: dict[int, str] = field(default_factory=dict)

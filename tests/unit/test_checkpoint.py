@@ -147,3 +147,23 @@ def test_something_else_is_refused() -> None:
 def test_what_cannot_be_kept_exactly_is_refused_when_it_is_written() -> None:
     with pytest.raises(TypeError, match=r"poses/pmax: a set"):
         pack(dataclasses.replace(run_state(), poses=dataclasses.replace(run_state().poses, pmax={1})))
+
+
+@dataclass
+class Named:
+    """Values by name and by number."""
+
+    sums: dict[str, np.ndarray[Any, Any]]
+    reasons: dict[int, str]
+
+
+def test_dictionaries_come_back_whatever_order_they_were_filled_in() -> None:
+    one = Named({"b": np.arange(3), "a": np.zeros((0, 2))}, {10: "late", 9: "early"})
+    other = Named({"a": np.zeros((0, 2)), "b": np.arange(3)}, {9: "early", 10: "late"})
+    assert pack(one) == pack(other)
+    back = unpack(Named, pack(one), "one")
+    assert back.reasons == one.reasons
+    assert [(name, values.shape, values.dtype) for name, values in sorted(back.sums.items())] == [
+        ("a", (0, 2), np.float64),
+        ("b", (3,), np.int64),
+    ]
