@@ -18,11 +18,11 @@ from kernels.orientations import euler_to_matrix
 from kernels.projection import insert
 from kernels.symmetry import operators
 from runner.errors import InputError, UsageError
-from runner.execute.images import CtfVolumes, read_particle_volume
+from runner.execute.images import ParticleSource, open_source
 from runner.formats.mrc import write_mrc
 from runner.formats.particles import read_particles
 from runner.formats.star import read_star
-from runner.report.events import RunFinished, RunStarted, StageStarted, UnitFinished
+from runner.report.events import ParticleSetAside, RunFinished, RunStarted, StageStarted, UnitFinished
 from runner.store.objects import check_writable
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run_reconstruct(config: ReconstructConfig, events: Events) -> None:
     table = select_particles(read_particles(config.i), config.subset, config.class_)
     target = plan_target(table, config)
     fsc = read_fsc(config.fsc, target.box) if config.fsc else None
-    ctfs = CtfVolumes(table) if config.ctf else None
+    source = open_source(table, config.ctf)
 
     for note in table.notes:
         events.note(note)
@@ -71,7 +71,9 @@ def run_reconstruct(config: ReconstructConfig, events: Events) -> None:
             f"{table.source}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi); particles are averaged as they are"
         )
     events.emit(RunStarted("reconstruct", config.o, len(table), {"box": target.box, "symmetry": config.sym}))
-    data, weight = accumulate(table, ctfs, target, config.j, events)
+    for row, reason in source.bad.items():
+        events.emit(ParticleSetAside(table.image_names[row], int(table.row_number[row]), reason))
+    data, weight = accumulate(table, source, config.ctf, target, config.j, events)
     events.emit(StageStarted("reconstructing"))
     maximization.enforce_hermitian(data, weight)
     data, weight = maximization.symmetrise(data, weight, symmetry, target.r_max, target.pad)
@@ -155,7 +157,7 @@ def read_fsc(url: str, box: int) -> FloatArray:
 
 
 def accumulate(
-    table: ParticleTable, ctfs: CtfVolumes | None, target: Target, threads: int, events: Events
+    table: ParticleTable, source: ParticleSource, ctf: bool, target: Target, threads: int, events: Events
 ) -> Accumulator:
     """Sum of all particles in Fourier space, and of their weights; not yet Hermitian.
 
@@ -166,7 +168,7 @@ def accumulate(
     events.emit(StageStarted("inserting", count))
     total = maximization.empty_accumulator(target.r_max, target.pad)
     done = 0
-    for batch in _batch_sums(table, ctfs, target, threads):
+    for batch in _batch_sums(table, source, ctf, target, threads):
         np.add(total[0], batch[0], out=total[0])
         np.add(total[1], batch[1], out=total[1])
         done = min(done + PARTICLES_PER_BATCH, count)
@@ -174,13 +176,18 @@ def accumulate(
     return total
 
 
-def _batch_sums(table: ParticleTable, ctfs: CtfVolumes | None, target: Target, threads: int) -> Iterator[Accumulator]:
+def _batch_sums(
+    table: ParticleTable, source: ParticleSource, ctf: bool, target: Target, threads: int
+) -> Iterator[Accumulator]:
     """Accumulators of the batches in order, ``threads`` of them in flight."""
 
     def sum_batch(first: int) -> Accumulator:
         sums = maximization.empty_accumulator(target.r_max, target.pad)
-        for particle in range(first, min(first + PARTICLES_PER_BATCH, len(table))):
-            insert_particle(sums, table, particle, ctfs, target)
+        rows = [row for row in range(first, min(first + PARTICLES_PER_BATCH, len(table))) if row not in source.bad]
+        for row, volume in zip(rows, source.read(rows), strict=True):
+            if isinstance(volume, InputError):
+                raise volume
+            insert_particle(sums, table, row, volume, source.read_ctf(row) if ctf else None, target)
         return sums
 
     starts = iter(range(0, len(table), PARTICLES_PER_BATCH))
@@ -198,16 +205,20 @@ def _batch_sums(table: ParticleTable, ctfs: CtfVolumes | None, target: Target, t
 
 
 def insert_particle(
-    sums: Accumulator, table: ParticleTable, particle: int, ctfs: CtfVolumes | None, target: Target
+    sums: Accumulator,
+    table: ParticleTable,
+    particle: int,
+    volume: npt.NDArray[np.float32],
+    ctf_rft: npt.NDArray[np.float32] | None,
+    target: Target,
 ) -> None:
     """Add one particle, centred by its full offset and multiplied by its CTF, to the sums; its mean is left out."""
     optics = table.optics[table.optics_index[particle]]
-    volume = read_particle_volume(table, particle).astype(np.float64)
-    rft = shift(forward(volume), table.origins_angst[particle] / optics.pixel_size_angst)
+    rft = shift(forward(volume.astype(np.float64)), table.origins_angst[particle] / optics.pixel_size_angst)
     rft[0, 0, 0] = 0.0
     weights = np.ones(rft.shape)
-    if ctfs is not None:
-        ctf = ctfs.read(particle).astype(np.float64)
+    if ctf_rft is not None:
+        ctf = ctf_rft.astype(np.float64)
         weights = ctf**2
         if not optics.ctf_premultiplied:
             rft = rft * ctf

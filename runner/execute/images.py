@@ -29,6 +29,10 @@ DEFAULT_CACHE_BYTES = 2**28
 class ParticleSource(Protocol):
     """Where the volumes of the particles of a table come from; safe to use from several threads."""
 
+    @property
+    def bad(self) -> dict[int, str]:
+        """Why rows that were set aside earlier cannot be used; others may turn out to be bad when they are read."""
+
     def read(self, rows: Iterable[int]) -> Iterator[npt.NDArray[np.float32] | InputError]:
         """Yield for each row its subtomogram, (N, N, N) float32, z y x, or the error that tells why it is unusable."""
 
@@ -65,6 +69,7 @@ class MrcSource:
     def __init__(self, table: ParticleTable, ctf: bool) -> None:
         self._table = table
         self._ctfs = CtfVolumes(table) if ctf else None
+        self.bad: dict[int, str] = {}
 
     def read(self, rows: Iterable[int]) -> Iterator[npt.NDArray[np.float32] | InputError]:
         """As `ParticleSource.read`."""
@@ -92,6 +97,8 @@ class StoreSource:
         self._store = store
         self._positions = positions
         self._ctfs = _Recent(cache_bytes)
+        rows = enumerate(range(len(store)) if positions is None else positions)
+        self.bad = {row: store.bad[position] for row, position in rows if position in store.bad}
 
     def read(self, rows: Iterable[int]) -> Iterator[npt.NDArray[np.float32] | InputError]:
         """As `ParticleSource.read`."""
