@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from runner.store import objects
+from tests.store import s3_server
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -47,3 +52,39 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data in {folder}: set TOMOBURST_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_service() -> Iterator[s3_server.S3Server]:
+    """A real S3 server for the whole session; without one tests are skipped, or fail when TOMOBURST_CI=1."""
+    try:
+        server = s3_server.start(with_parent=True)
+    except s3_server.NoServer as error:
+        if in_ci():
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    yield server
+    server.stop()
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """An empty bucket: ``url`` is ``s3://NAME``, ``server`` where it is."""
+
+    url: str
+    server: s3_server.S3Server
+
+
+@pytest.fixture
+def s3(s3_service: s3_server.S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """A fresh bucket; endpoint and credentials are in the environment, for this process and those that it starts."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
+        monkeypatch.delenv(name)
+    for name, value in s3_service.environment.items():
+        monkeypatch.setenv(name, value)
+    objects.use(objects.StoreOptions())
+    bucket = Bucket(f"s3://test-{uuid.uuid4().hex}", s3_service)
+    s3_server.make_bucket(bucket.url)
+    yield bucket
+    s3_server.remove_bucket(bucket.url)
+    objects.use(objects.StoreOptions())

@@ -10,10 +10,12 @@ import fsspec
 import pytest
 
 
-@pytest.fixture(params=["local", "file", "memory"])
+@pytest.fixture(params=["local", "file", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """URL of an empty folder."""
-    if request.param == "memory":
+    if request.param == "s3":
+        yield f"{request.getfixturevalue('s3').url}/folder"
+    elif request.param == "memory":
         memory = fsspec.filesystem("memory")
         folder = f"memory://{uuid.uuid4().hex}"
         yield folder
