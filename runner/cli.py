@@ -154,6 +154,28 @@ add_command(
 )
 add_command(DemoConfig, "demo", "Simulate, reconstruct and refine a small case, and show what came out.")
 
+_PREFIX = typer.Argument(..., metavar="PREFIX", help="Output prefix of the run: what was given with --o.")
+
+
+@app.command()
+def status(
+    prefix: str = _PREFIX,
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+    watch: bool = typer.Option(False, "--watch", help="Print it again every few seconds while the run works."),
+) -> None:
+    """Tell what a run does, from its store alone: iteration, units done, rate, workers, last error."""
+    from runner.status import show_status
+
+    show_status(prefix, as_json, watch)
+
+
+@app.command()
+def cancel(prefix: str = _PREFIX) -> None:
+    """Ask the driver of a run to stop; the same command goes on with the run later."""
+    from runner.cancel import cancel_run
+
+    typer.echo(cancel_run(prefix))
+
 
 class _Stopped(BaseException):
     """SIGTERM, on its way through code that turns exceptions into other ones."""

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TextIO
 
 from runner.report.events import Event, IterationFinished, IterationStarted, RunFailed, RunFinished, UnitFinished
+from runner.store.layout import RunLayout
 from runner.store.objects import exists, read_bytes, write_bytes
 
 
@@ -64,14 +65,9 @@ class JsonLog:
             self._is_saved = True
 
 
-def log_url(prefix: str) -> str:
-    """Where the log of the run with this output prefix is."""
-    return f"{prefix}_events.jsonl"
-
-
 def open_log(prefix: str, resumed: bool = False) -> JsonLog:
     """Return the log that is kept as one object beside the results; that of a resumed run goes on."""
-    url = log_url(prefix)
+    url = RunLayout(prefix).events
     earlier = read_bytes(url) if resumed and exists(url) else b""
     return JsonLog(partial(write_bytes, url), earlier)
 

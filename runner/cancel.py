@@ -1,0 +1,66 @@
+"""`tomoburst cancel`: ask the driver of a run to stop, through the store alone; and how the driver hears of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from runner.errors import InputError, Preempted, StorageError
+from runner.report.events import Events
+from runner.store.layout import RunLayout
+from runner.store.objects import create_bytes, delete, exists
+
+
+def cancel_run(prefix: str) -> str:
+    """Ask the run with the output prefix ``prefix`` to stop and return what comes of it in one line.
+
+    Raises
+    ------
+    InputError
+        When there is no such run.
+    """
+    layout = RunLayout(prefix)
+    if not exists(layout.manifest):
+        raise InputError(f"{prefix}: no run has this output prefix (no {layout.manifest}); give the --o of the run")
+    if exists(layout.finished):
+        return f"{prefix}: the run is finished, nothing is left to cancel"
+    asked = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds")}).encode() + b"\n"
+    if not create_bytes(layout.cancel, asked):
+        return f"{prefix}: the run was asked to stop before; the same command goes on with it"
+    return f"{prefix}: its driver stops after the unit under way (exit code 75); the same command goes on with it"
+
+
+class Cancellation:
+    """Tells the driver of a run whether somebody wants it to stop.
+
+    The store is asked by `beat`, from the thread of the heartbeat; `check` only looks at the answer, so that it can be
+    called for every unit.
+    """
+
+    def __init__(self, layout: RunLayout, state: Callable[[], dict[str, Any]] = dict) -> None:
+        self._layout, self._state = layout, state
+        self._is_wanted = False
+
+    def clear(self, events: Events) -> None:
+        """Forget an earlier wish: whoever gives the command again wants the run to go on."""
+        if exists(self._layout.cancel):
+            delete([self._layout.cancel])
+            events.note(f"{self._layout.prefix}: the run was cancelled before; it goes on")
+        self._is_wanted = False
+
+    def beat(self) -> dict[str, Any]:
+        """Ask the store, and return the state of the run for the heartbeat."""
+        with suppress(StorageError):  # the next beat asks again; the run itself learns of the store's troubles anyway
+            self._is_wanted = self._is_wanted or exists(self._layout.cancel)
+        return self._state()
+
+    def check(self) -> None:
+        """Raise `Preempted` when the run is to stop."""
+        if self._is_wanted:
+            raise Preempted(
+                f"{self._layout.prefix}: stopped by tomoburst cancel; what is finished is kept, "
+                "the same command goes on with the run"
+            )
