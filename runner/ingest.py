@@ -33,6 +33,7 @@ from runner.store.particles import Contents, Layout, ParticleStore
 
 READERS = 8  # files of a chunk that are read at a time: a store answers slowly, but many at once
 WORK = "sources/ingestion"  # what is only needed until the store is complete; inside of an array Zarr looks away
+CLAIM = f"{WORK}/inputs.json"  # says for which particles the place is; stays
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def ensure_ingested(
         raise InputError(_difference(url, plan, contents.layout.dtype, contents.sha256["star"]))
     else:
         events.note(f"{url}: these particles are already there and are used")
-    objects.delete([each.url for each in objects.list_objects(objects.join(url, WORK))])
+    claim = objects.join(url, CLAIM)
+    objects.delete([each.url for each in objects.list_objects(objects.join(url, WORK)) if each.url != claim])
     store = ParticleStore(url, contents, cache)
     for row, reason in store.bad.items():
         if settings.on_bad_particle == "fail":
@@ -219,7 +221,7 @@ def _ingest(plan: _Plan, url: str, executor: Executor, events: Events, settings:
 def _begin(plan: _Plan, url: str) -> dict[str, dict[str, Any]]:
     """Claim the place for these inputs and write what is known before any volume; returns what is finished, by task."""
     found = [each.url for each in objects.list_objects(url)]
-    claim = objects.join(url, f"{WORK}/inputs.json")
+    claim = objects.join(url, CLAIM)
     if found and not objects.exists(claim):
         raise InputError(f"{url}: holds other things and no particle store ({found[0]}); give another place")
     star_digest = hashlib.sha256(plan.star).hexdigest()
@@ -357,7 +359,7 @@ def _changed_volumes(url: str, plan: _Plan) -> str:
 def _remove(url: str) -> None:
     """Remove a particle store, finished or not; anything else is left alone."""
     contents = stores.read_contents(url)
-    claim = objects.join(url, f"{WORK}/inputs.json")
+    claim = objects.join(url, CLAIM)
     if contents is None and not objects.exists(claim):
         return
     objects.delete([objects.join(url, stores.GROUP_KEY)])
