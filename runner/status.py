@@ -27,7 +27,7 @@ FINISHED, FAILED, CANCELLED = "finished", "failed", "cancelled"
 PREEMPTED_CODES = (75, 130)
 REFRESH_SECONDS = 5.0
 
-_UNIT = re.compile(r"unit_\d+\.npz")
+_UNIT = re.compile(r"unit_(\d+)_")
 
 
 @dataclass(frozen=True)
@@ -224,9 +224,9 @@ def _last_commit(layout: RunLayout, objects: list[ObjectInfo]) -> int:
 
 
 def _units_done(layout: RunLayout, objects: list[ObjectInfo], iteration: int) -> int:
-    return len(
-        [each for each in objects if layout.iteration_of(each.url) == iteration and _UNIT.fullmatch(basename(each.url))]
-    )
+    """Number of the units of an iteration that have an object; several of one unit, of other inputs, count once."""
+    names = [_UNIT.match(basename(each.url)) for each in objects if layout.iteration_of(each.url) == iteration]
+    return len({name[1] for name in names if name})
 
 
 def _units_total(manifest: RunManifest | None) -> int | None:

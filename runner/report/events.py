@@ -10,6 +10,8 @@ import dataclasses
 import math
 import re
 import threading
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -82,6 +84,8 @@ class IterationFinished(Event):
     """An iteration is finished: what it reached, what it changed, and what was asked of the store for it.
 
     ``store`` counts requests by method and bytes by direction: ``{"GET": 12, "PUT": 3, "bytes_read": 1024, …}``.
+    ``stages`` are the seconds of the stages of the E-step and ``operations`` their operations, summed over the units
+    that were computed by this driver's workers.
     """
 
     iteration: int
@@ -93,6 +97,8 @@ class IterationFinished(Event):
     accuracy_translation_angst: float = math.nan
     average_pmax: float = math.nan
     store: dict[str, int] = field(default_factory=dict)
+    stages: dict[str, float] = field(default_factory=dict)
+    operations: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -187,7 +193,6 @@ class ParticleSetAside(Event):
 class StoreRetried(Event):
     """A request to the store failed and is made again, now for the ``attempt``-th time."""
 
-    method: str
     url: str
     attempt: int
     reason: str = ""
@@ -205,6 +210,20 @@ class Warned(Event):
     """Something that may need action, in one line."""
 
     message: str
+
+
+def event_named(name: str, fields: Mapping[str, Any]) -> Event:
+    """Return the record that JSON calls ``name``, with these fields: for layers below that know names only.
+
+    Examples
+    --------
+    >>> event_named("worker_joined", {"worker": "gpu-3", "workers": 4})
+    WorkerJoined(worker='gpu-3', workers=4)
+    """
+    for kind in Event.__subclasses__():
+        if kind.__name__ == name.title().replace("_", ""):
+            return kind(**fields)
+    raise ValueError(f"no record is called {name}")
 
 
 class Sink(Protocol):
@@ -229,6 +248,7 @@ class Events:
 
     def __init__(self, *sinks: Sink) -> None:
         self._sinks = list(sinks)
+        self._waiting: deque[Event] = deque()
         self._lock = threading.RLock()
 
     def add(self, sink: Sink) -> None:
@@ -237,10 +257,17 @@ class Events:
             self._sinks.append(sink)
 
     def emit(self, event: Event) -> None:
-        """Hand one record to all sinks."""
+        """Hand one record to all sinks, after those that wait."""
         with self._lock:
-            for sink in self._sinks:
-                sink.write(event)
+            self._waiting.append(event)
+            while self._waiting:
+                first = self._waiting.popleft()
+                for sink in self._sinks:
+                    sink.write(first)
+
+    def emit_later(self, event: Event) -> None:
+        """Hand one record to all sinks with the next one, for threads that must not wait while sinks write."""
+        self._waiting.append(event)
 
     def note(self, message: str) -> None:
         """Emit `Noted`."""

@@ -46,23 +46,23 @@ class JsonLog:
         self._save = save
         self._log = bytearray(earlier)
         self._has_begun = bool(earlier)
-        self._is_saved = True
+        self._saved = len(earlier)
 
     def write(self, event: Event) -> None:
         """Keep one record; save after the end of an iteration or of the run."""
         if isinstance(event, UnitFinished):
             return
         self._log += json_line(event).encode()
-        self._is_saved = False
         self._has_begun |= isinstance(event, IterationStarted | RunFinished)
         if isinstance(event, IterationFinished | RunFinished | RunFailed):
             self.close()
 
     def close(self) -> None:
         """Save what was not saved yet of a run that has begun."""
-        if self._has_begun and not self._is_saved:
-            self._save(bytes(self._log))
-            self._is_saved = True
+        if self._has_begun and self._saved < len(self._log):
+            data = bytes(self._log)
+            self._save(data)
+            self._saved = len(data)
 
 
 def open_log(prefix: str, resumed: bool = False) -> JsonLog:

@@ -42,11 +42,17 @@ from runner.report.events import (
     WorkerLost,
 )
 from runner.report.logs import JsonStream
+from runner.store.retry import listen
 
 
 def open_events(stream: TextIO | None = None) -> Events:
-    """Return the events of a command: bars when ``stream`` (default: standard error) is a terminal, else JSON lines."""
-    return Events(progress_sink(stream or sys.stderr))
+    """Return the events of a command: bars when ``stream`` (default: standard error) is a terminal, else JSON lines.
+
+    Requests to stores that are made again are among them.
+    """
+    events = Events(progress_sink(stream or sys.stderr))
+    listen(lambda url, attempt, reason: events.emit_later(StoreRetried(url, attempt, reason)))
+    return events
 
 
 def progress_sink(stream: TextIO) -> Sink:
@@ -151,7 +157,7 @@ def _incident_line(event: Event) -> str:
         case WorkerLost():
             return f"worker {event.worker} is gone, with {len(event.units)} units under way"
         case StoreRetried():
-            return f"{event.method} {event.url} is tried again (attempt {event.attempt}): {event.reason}"
+            return f"{event.url} is tried again (attempt {event.attempt}): {event.reason}"
         case SchedulerLost():
             return f"the scheduler does not answer: {event.reason}"
         case SchedulerBack():

@@ -117,7 +117,7 @@ def request(url: str, call: Callable[[Backend, str], T]) -> T:
         return True
 
     bucket = url.split("/")[2] if is_s3(url) else ""
-    result = retrying(once, renew)
+    result = retrying(once, renew, url)
     if bucket:
         _process.answered.add(bucket)
     return result

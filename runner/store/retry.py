@@ -124,10 +124,21 @@ def trouble(error: BaseException) -> Trouble:
     return Trouble.PERMANENT
 
 
-def retrying(request: Callable[[], T], renew: Callable[[Trouble], bool]) -> T:
+Listener = Callable[[str, int, str], None]
+_listeners: list[Listener] = []
+
+
+def listen(listener: Listener) -> None:
+    """Call ``listener(url, attempt, reason)`` before each further attempt, in the thread of the request, instead of the
+    one before; it must come back at once.
+    """
+    _listeners[:] = [listener]
+
+
+def retrying(request: Callable[[], T], renew: Callable[[Trouble], bool], url: str = "") -> T:
     """Result of ``request``, tried again after failures that may pass.
 
-    ``renew`` looks the credentials up again and tells whether another attempt makes sense.
+    ``renew`` looks the credentials up again and tells whether another attempt makes sense; ``url`` is for `listen`.
 
     Raises
     ------
@@ -153,7 +164,10 @@ def retrying(request: Callable[[], T], renew: Callable[[Trouble], bool]) -> T:
                 if attempt > 1:
                     error.add_note(f"after {attempt} attempts in {time.monotonic() - begin:.0f} s")
                 raise
+            why = reason(error)
         count("retries")
+        for listener in _listeners:
+            listener(url, attempt + 1, why)
         time.sleep(pause(attempt))
         attempt += 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -34,10 +35,12 @@ from runner.report.events import (
     Warned,
     WorkerJoined,
     WorkerLost,
+    event_named,
 )
 from runner.report.logs import JsonLog, JsonStream, json_line, open_log
 from runner.report.progress import TerminalProgress, open_events, progress_sink
 from runner.report.table import print_table
+from runner.store import retry
 
 STARTED = IterationStarted(
     iteration=3,
@@ -114,11 +117,64 @@ def test_records_from_many_threads_stay_whole() -> None:
     assert len(parsed(stream.getvalue())) == 800
 
 
+def test_records_that_wait_come_before_the_next_one() -> None:
+    kept = Kept()
+    events = Events(kept)
+    events.emit_later(Noted("first"))
+    assert kept.events == []
+    events.emit(Noted("second"))
+    assert kept.events == [Noted("first"), Noted("second")]
+
+
+def test_requests_that_are_made_again_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(retry, "pause", lambda attempt: 0.0)
+    answers = iter([TimeoutError("slow"), TimeoutError("slow"), "answer"])
+
+    def request() -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with open_events(stream) as events:
+        assert retry.retrying(request, lambda _: False, "s3://b/k") == "answer"
+        events.note("done")
+    lines = parsed(stream.getvalue())
+    assert [(line["event"], line.get("attempt")) for line in lines] == [
+        ("store_retried", 2), ("store_retried", 3), ("noted", None),
+    ]  # fmt: skip
+    assert (lines[0]["url"], lines[0]["reason"]) == ("s3://b/k", "slow")
+
+
+def test_record_of_trouble_while_the_log_is_saved_is_saved_next_time() -> None:
+    saved: list[bytes] = []
+
+    def save(data: bytes) -> None:
+        if not saved:
+            events.emit(StoreRetried("s3://b/k", 2))
+        saved.append(data)
+
+    with Events(JsonLog(save)) as events:
+        events.emit(STARTED)
+        events.emit(FINISHED)
+    names = [[line["event"] for line in parsed(data.decode())] for data in saved]
+    assert names == [["iteration_started", "iteration_finished"], [*names[0], "store_retried"]]
+
+
 def test_json_line_has_a_name_a_time_and_the_fields() -> None:
     line = parsed(json_line(STARTED))[0]
     assert line["event"] == "iteration_started"
     assert line["time"].endswith("Z")
     assert (line["iteration"], line["resolution_angst"], line["local"]) == (3, 24.6, False)
+
+
+def test_records_are_found_by_their_names_in_json() -> None:
+    lost = WorkerLost("gpu-3", ("it004/unit_00001",), 2, "died")
+    assert event_named(lost.name, dataclasses.asdict(lost)) == lost
+    assert event_named("scheduler_back", {}) == SchedulerBack()
+    with pytest.raises(ValueError, match="no record is called worker_left"):
+        event_named("worker_left", {})
 
 
 def test_json_numbers_are_valid_json() -> None:
@@ -222,7 +278,7 @@ def test_terminal_says_when_a_run_did_not_converge() -> None:
         (StragglerDuplicated("unit_00001", "tcp://1", 60.0), "unit_00001 takes long on tcp://1"),
         (WorkerJoined("tcp://1", 2), "worker tcp://1 joined"),
         (WorkerLost("tcp://1", ("unit_00001",)), "worker tcp://1 is gone, with 1 units under way"),
-        (StoreRetried("GET", "s3://b/k", 2, "503"), "GET s3://b/k is tried again (attempt 2): 503"),
+        (StoreRetried("s3://b/k", 2, "503"), "s3://b/k is tried again (attempt 2): 503"),
         (SchedulerLost("waiting 60 s"), "the scheduler does not answer: waiting 60 s"),
         (SchedulerBack(), "the scheduler answers again"),
     ],

@@ -18,7 +18,7 @@ from runner import cli, status
 from runner.cancel import Cancellation, cancel_run
 from runner.errors import InputError, Preempted
 from runner.model.manifest import RunManifest
-from runner.plan.units import unit_rows
+from runner.plan.units import node_name, unit_name, unit_rows
 from runner.report.events import (
     Events,
     IterationFinished,
@@ -56,8 +56,9 @@ def layout(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunLayout
     for number in (2, 3):
         write_bytes(layout.state(number), b"state")
         write_bytes(layout.commit(number), b"{}")
-    for unit in (0, 3):
-        write_bytes(f"{layout.iteration(4)}/unit_{unit:05d}.npz", b"sums")
+    for unit, digest in ((0, "aa"), (3, "aa"), (3, "bb")):
+        write_bytes(f"{layout.iteration(4)}/{unit_name(unit, digest)}", b"sums")
+    write_bytes(f"{layout.iteration(4)}/{node_name(1, 0, 'aa')}", b"sums")
     write_bytes(f"{layout.iteration(4)}/input.npz", b"model")
     yield layout
     if request.param == "memory":
