@@ -11,7 +11,6 @@ import math
 import re
 import threading
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -210,20 +209,6 @@ class Warned(Event):
     """Something that may need action, in one line."""
 
     message: str
-
-
-def event_named(name: str, fields: Mapping[str, Any]) -> Event:
-    """Return the record that JSON calls ``name``, with these fields: for layers below that know names only.
-
-    Examples
-    --------
-    >>> event_named("worker_joined", {"worker": "gpu-3", "workers": 4})
-    WorkerJoined(worker='gpu-3', workers=4)
-    """
-    for kind in Event.__subclasses__():
-        if kind.__name__ == name.title().replace("_", ""):
-            return kind(**fields)
-    raise ValueError(f"no record is called {name}")
 
 
 class Sink(Protocol):

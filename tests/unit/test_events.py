@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import math
@@ -35,7 +34,6 @@ from runner.report.events import (
     Warned,
     WorkerJoined,
     WorkerLost,
-    event_named,
 )
 from runner.report.logs import JsonLog, JsonStream, json_line, open_log
 from runner.report.progress import TerminalProgress, open_events, progress_sink
@@ -167,14 +165,6 @@ def test_json_line_has_a_name_a_time_and_the_fields() -> None:
     assert line["event"] == "iteration_started"
     assert line["time"].endswith("Z")
     assert (line["iteration"], line["resolution_angst"], line["local"]) == (3, 24.6, False)
-
-
-def test_records_are_found_by_their_names_in_json() -> None:
-    lost = WorkerLost("gpu-3", ("it004/unit_00001",), 2, "died")
-    assert event_named(lost.name, dataclasses.asdict(lost)) == lost
-    assert event_named("scheduler_back", {}) == SchedulerBack()
-    with pytest.raises(ValueError, match="no record is called worker_left"):
-        event_named("worker_left", {})
 
 
 def test_json_numbers_are_valid_json() -> None:
