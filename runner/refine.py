@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from threadpoolctl import threadpool_limits
 
+from runner.execute.local import LocalExecutor
+from runner.execute.protocol import Executor
 from runner.model.state import RunState
 from runner.plan.config import RefineConfig
 from runner.plan.schedule import has_converged
 from runner.refinement.initial import check_references, initial_state, read_references
 from runner.refinement.iteration import assign_poses, iterate, with_initial_resolution
 from runner.refinement.output import iteration_names, write_data, write_iteration, write_unfiltered
+from runner.refinement.reduction import discard
 from runner.refinement.resume import resume
 from runner.refinement.run import Run, announce, open_run
 from runner.report.events import Events, RunFinished
@@ -28,9 +31,11 @@ def run_refine(config: RefineConfig, events: Events) -> None:
     UsageError, InputError, StorageError
         Flags, data or storage do not allow it; nothing is left half-written.
     """
-    with threadpool_limits(1):
-        run, state = resume(config, events) if config.continue_ else _start(config, events)
+    with threadpool_limits(1), LocalExecutor(config.j) as executor:
+        begin = resume if config.continue_ else _start
+        run, state = begin(config, events, executor)
         write_iteration(run, state)
+        discard(run.layout.iteration(state.iteration))
         state = with_initial_resolution(run, state)
         if run.config.skip_maximize:
             _assign_only(run, state)
@@ -40,11 +45,11 @@ def run_refine(config: RefineConfig, events: Events) -> None:
             _classify(run, state)
 
 
-def _start(config: RefineConfig, events: Events) -> tuple[Run, RunState]:
+def _start(config: RefineConfig, events: Events, executor: Executor) -> tuple[Run, RunState]:
     """A new run, before its first iteration."""
     check_writable(f"{config.o}_optimiser.star")
     references, voxel_size = read_references(config)
-    run = open_run(config, events, len(references))
+    run = open_run(config, events, executor, len(references))
     check_references(run, references, voxel_size)
     announce(run)
     return run, initial_state(run, references)
@@ -57,6 +62,7 @@ def _auto_refine(run: Run, state: RunState) -> None:
         state, maps = iterate(run, state, final)
         unfiltered = write_unfiltered(run, iteration_names(run, state), maps) if maps is not None else []
         names = write_iteration(run, state)
+        discard(run.layout.iteration(state.iteration))
         if final:
             _finish(run, state, [names.reference(), *unfiltered, names.data, names.model()])
             return
@@ -71,13 +77,16 @@ def _classify(run: Run, state: RunState) -> None:
     while state.iteration < run.config.iter:
         state, _ = iterate(run, state)
         write_iteration(run, state)
+        discard(run.layout.iteration(state.iteration))
     _finish(run, state, [iteration_names(run, state).reference(0, k) for k in range(run.classes)])
 
 
 def _assign_only(run: Run, state: RunState) -> None:
     """Assign poses once; the model stays as it is."""
     state = assign_poses(run, state)
-    _finish(run, state, [write_data(run, state)])
+    files = [write_data(run, state)]
+    discard(run.layout.iteration(state.iteration))
+    _finish(run, state, files)
 
 
 def _finish(run: Run, state: RunState, files: list[str]) -> None:

@@ -104,6 +104,9 @@ class RefineConfig:
     free_gpu_memory: float = flag(0.0, "GPU memory to leave free in MB", section=_COMPUTE)
     memory: float = flag(1.0, "budget of the expectation step in GB for each thread", section=_COMPUTE)
     random_seed: int = flag(-1, "seed of the random numbers (-1: time)", section=_COMPUTE)
+    on_bad_particle: str = flag(
+        "fail", "what becomes of particles that cannot be used: fail, or skip: set aside, listed", section=_COMPUTE
+    )
     parity: str = flag("", "relion-3.1: do as RELION 3.1 does, defects included", section=_COMPUTE)
 
     pad: int = flag(2, "padding of the references' Fourier transforms", section=_EXPERT)

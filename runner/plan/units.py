@@ -72,5 +72,18 @@ def reduction_levels(units: int) -> list[list[range]]:
     return levels
 
 
+def unit_name(unit: int, digest: str) -> str:
+    """Name of a unit's object in the folder of its iteration.
+
+    ``digest`` is that of the unit's input, so that what was computed from another input is never taken for it.
+    """
+    return f"unit_{unit:05d}_{digest}.npz"
+
+
+def node_name(level: int, node: int, digest: str) -> str:
+    """Name of the object of one node of the tree; levels count from 1 here, units being level 0."""
+    return f"node_{level}_{node:05d}_{digest}.npz"
+
+
 def _cut(count: int, size: int) -> list[range]:
     return [range(start, min(start + size, count)) for start in range(0, count, size)]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from runner.plan.config import ReconstructConfig, RefineConfig
 
 PARITIES = ("", "relion-3.1")
+BAD_PARTICLE_POLICIES = ("fail", "skip")
 MAX_HEALPIX_ORDER = 8
 MAX_OVERSAMPLING = 4
 
@@ -187,6 +188,7 @@ def _check_numbers(config: RefineConfig) -> None:
         _require(angle >= 0, f"{name} {angle:g}: give degrees, or 0 for none")
     _at_least("--random_seed", config.random_seed, -1)
     _one_of("--pad", config.pad, (1, 2, 3))
+    _one_of("--on_bad_particle", config.on_bad_particle, BAD_PARTICLE_POLICIES)
     _positive("--tau2_fudge", config.tau2_fudge, "")
     _positive("--memory", config.memory, "GB")
     _require(

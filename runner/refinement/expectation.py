@@ -1,51 +1,137 @@
-"""The E-step of one half model: its particles in units, the units over threads, their sums merged in order."""
+"""The E-step of an iteration: its input written for all units, the units computed, the poses they assigned."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from kernels.accumulators import Accumulators
-from kernels.expectation import DegenerateParticleError, expectation
-from kernels.geometry import padded_radius, padded_squared_radius
-from kernels.likelihood import Assignment, Model, Particle, Search
-from kernels.projection import reference_rft
+from kernels.likelihood import Model, Search
 from kernels.translations import translation_grid
 from runner.errors import InputError
-from runner.execute.images import read_particle_volume
-from runner.execute.local import ordered_map
 from runner.model.state import HalfModel, PoseState, RunState, SamplingState, ScheduleState
 from runner.plan.schedule import round_half_away
-from runner.refinement.run import Run, coarse_grid
+from runner.refinement.inputs import (
+    ExpectationInput,
+    Opened,
+    ParticleRows,
+    Transform,
+    open_backend,
+    remember,
+    with_transforms,
+    write_input,
+)
+from runner.refinement.reduction import INPUT, Seconds, UnitDone, Work, reduce_units
+from runner.refinement.result import unpacked_sums
+from runner.refinement.run import Run, coarse_grid, half_of_particles
 
 IntArray = npt.NDArray[np.int64]
 
-SMALLEST_UNIT, LARGEST_UNIT = 10, 32
+UNIT = "runner.refinement.unit:run_unit"
 
 
-def transform_references(run: Run, half: HalfModel, schedule: ScheduleState) -> list[npt.NDArray[np.complex128]]:
-    """Oversampled transforms of the references of one half up to the current size."""
-    return [reference_rft(reference, run.config.pad, schedule.current_size // 2) for reference in half.references]
+@dataclass(frozen=True)
+class Assigned:
+    """The result of an E-step: the sums of each half model, the new poses of all particles, those newly set aside with
+    the reasons, and the seconds and operations of the units.
+    """
+
+    sums: list[Accumulators]
+    poses: PoseState
+    bad: dict[int, str]
+    stages: Seconds
+    operations: Seconds
 
 
-def limit_low_resolution(run: Run, transforms: list[npt.NDArray[np.complex128]]) -> None:
-    """Take away, in place, what ``--strict_lowres_exp`` keeps out of the comparison."""
+def run_expectation(
+    run: Run,
+    state: RunState,
+    schedule: ScheduleState,
+    transforms: list[list[Transform]],
+    only_class: IntArray,
+    done: Callable[[UnitDone], None],
+) -> Assigned:
+    """E-step of the iteration ``state.iteration``.
+
+    Parameters
+    ----------
+    transforms : of the references of each half, as the units make them from the maps.
+    only_class : (n,) 0-based class to which a particle is restricted, -1 for all.
+    done : hears of every finished unit.
+
+    Raises
+    ------
+    InputError
+        A particle cannot be used and is not to be skipped, or a half has no particle left.
+    """
+    given = _input(run, state, schedule, only_class)
+    folder = run.layout.iteration(state.iteration)
+    digest = write_input(f"{folder}/{INPUT}", given)
+    if run.in_process:
+        backend = open_backend(run.computing, run.device)
+        models = [with_transforms(*each, backend) for each in zip(given.models, transforms, strict=True)]
+        remember(f"{folder}/{INPUT}", digest, Opened(given, models, run.particles, backend))
+    work = Work(UNIT, folder, digest, len(run.table), run.device, given.skip_bad)
+    reduced = reduce_units(run.executor, work, done)
+    result = reduced.result
+    for half in range(len(given.models)):
+        if f"half{half}.weight" not in result.sums:
+            raise InputError(
+                f"{run.table.source}: half {half + 1} has no particle left that can be used; add particles"
+            )
+    sums = [unpacked_sums(half, result.sums, model.r_max, model.pad) for half, model in enumerate(given.models)]
+    poses = PoseState(**{name: values.copy() for name, values in vars(state.poses).items()})
+    rows = result.rows.pop("row")
+    for name, values in result.rows.items():
+        getattr(poses, name)[rows] = values
+    return Assigned(sums, poses, result.bad, reduced.stages, reduced.operations)
+
+
+def _input(run: Run, state: RunState, schedule: ScheduleState, only_class: IntArray) -> ExpectationInput:
+    return ExpectationInput(
+        where=run.particles.where,
+        rows=particle_rows(run, state, only_class),
+        models=[likelihood_model(run, state, half, schedule) for half in state.halves],
+        references=[half.references for half in state.halves],
+        lowest_shell=lowest_shell(run),
+        searches=[pose_search(run, half, state.sampling, state.iteration) for half in state.halves],
+        mask=run.mask,
+        rules=run.rules,
+        computing=run.computing,
+        skip_bad=run.skip_bad,
+    )
+
+
+def particle_rows(run: Run, state: RunState, only_class: IntArray) -> ParticleRows:
+    """What the E-step knows of all particles beside their volumes."""
+    table, poses = run.table, state.poses
+    prior = table.angle_priors_deg
+    premultiplied = np.array([run.config.ctf and optics.ctf_premultiplied for optics in table.optics], dtype=bool)
+    return ParticleRows(
+        angles_deg=poses.angles_deg,
+        origins_angst=poses.origins_angst,
+        prior_angles_deg=np.where(np.isnan(prior), poses.angles_deg, prior),
+        prior_origins_angst=table.origin_priors_angst,
+        half=half_of_particles(run, poses, state.set_aside),
+        group=table.group_index,
+        only_class=only_class,
+        ctf_premultiplied=premultiplied[table.optics_index],
+    )
+
+
+def lowest_shell(run: Run) -> int:
+    """Last shell that ``--strict_lowres_exp`` keeps out of the comparison, -1 without it."""
     if run.config.strict_lowres_exp <= 0:
-        return
-    shell = round_half_away(run.policy.box_angst / run.config.strict_lowres_exp)
-    for transform in transforms:
-        transform[padded_squared_radius(transform.shape[0]) <= padded_radius(shell, run.config.pad) ** 2] = 0
+        return -1
+    return round_half_away(run.policy.box_angst / run.config.strict_lowres_exp)
 
 
-def likelihood_model(
-    run: Run, state: RunState, half: HalfModel, transforms: list[npt.NDArray[np.complex128]], schedule: ScheduleState
-) -> Model:
-    """The model of one half as the E-step takes it."""
-    backend, strict = run.backend, run.config.strict_highres_exp > 0
+def likelihood_model(run: Run, state: RunState, half: HalfModel, schedule: ScheduleState) -> Model:
+    """The model of one half as the E-step takes it, without the transforms of its references."""
+    strict = run.config.strict_highres_exp > 0
     pdf_direction = half.pdf_direction
     if run.rules.smooth_direction_prior:
         # One pseudo-particle per direction: the posterior mean under a uniform Dirichlet prior.
@@ -58,7 +144,7 @@ def likelihood_model(
         current_size=schedule.current_size,
         coarse_size=schedule.coarse_size,
         fine_size=schedule.coarse_size if strict else schedule.current_size,
-        references_rft=[backend.xp.asarray(transform, dtype=backend.complex) for transform in transforms],
+        references_rft=None,
         sigma2_noise=half.sigma2_noise,
         group_scale=half.group_scale,
         ssnr=half.ssnr,
@@ -99,64 +185,10 @@ def uses_cross_correlation(run: Run, iteration: int) -> bool:
     return run.config.always_cc or (iteration == 1 and run.config.firstiter_cc)
 
 
-@dataclass(frozen=True)
-class Unit:
-    """Some particles of one half, to be compared with that half's model."""
-
-    half: int
-    model: Model
-    search: Search
-    rows: IntArray
-
-
-def cut_units(half: int, model: Model, search: Search, rows: IntArray) -> list[Unit]:
-    """Units of one half: few enough particles for several units in a small set, enough to share rotated references.
-
-    The cuts depend on the number of particles alone, never on the number of threads.
-    """
-    size = int(np.clip(-(-len(rows) // 4), SMALLEST_UNIT, LARGEST_UNIT))
-    return [Unit(half, model, search, rows[start : start + size]) for start in range(0, len(rows), size)]
-
-
-def run_units(
-    run: Run, units: list[Unit], poses: PoseState, only_class: IntArray, progress: Callable[[int], None]
-) -> tuple[list[Accumulators], list[Assignment]]:
-    """E-step over ``units``: the sums of each half, merged in the order of the units, and all assignments."""
-    sums: dict[int, Accumulators] = {}
-    assignments: list[Assignment] = []
-    results = ordered_map(partial(_compute, run, poses, only_class), units, run.config.j)
-    for unit, (part, assigned) in zip(units, results, strict=True):
-        sums[unit.half] = sums[unit.half].merge(part) if unit.half in sums else part
-        assignments.extend(assigned)
-        progress(len(assigned))
-    return [sums[half] for half in sorted(sums)], assignments
-
-
-def _compute(run: Run, poses: PoseState, only_class: IntArray, unit: Unit) -> tuple[Accumulators, list[Assignment]]:
-    run.backend.activate()
-    particles = [particle_at(run, poses, int(row), int(only_class[row])) for row in unit.rows]
-    try:
-        return expectation(particles, unit.model, unit.search, run.mask, run.rules, run.backend)
-    except DegenerateParticleError as error:
-        raise InputError(
-            f"{run.table.describe(error.index)}: no pose has a weight above zero; check this particle and its CTF "
-            "volume for NaN or zeros, and that particles and reference have the same grey scale (or use --firstiter_cc)"
-        ) from error
-
-
-def particle_at(run: Run, poses: PoseState, row: int, only_class: int = -1, volume: bool = True) -> Particle:
-    """Particle ``row`` with its current pose; without its ``volume`` where only the pose and the CTF are needed."""
-    table = run.table
-    prior = table.angle_priors_deg[row]
-    return Particle(
-        index=row,
-        volume=read_particle_volume(table, row) if volume else None,
-        ctf_rft=run.ctfs.read(row) if run.ctfs is not None else None,
-        ctf_premultiplied=run.config.ctf and table.optics[table.optics_index[row]].ctf_premultiplied,
-        group=int(table.group_index[row]),
-        angles_deg=poses.angles_deg[row],
-        origin_angst=poses.origins_angst[row],
-        prior_angles_deg=np.where(np.isnan(prior), poses.angles_deg[row], prior),
-        prior_origin_angst=table.origin_priors_angst[row],
-        only_class=only_class,
-    )
+def without_bad(run: Run, state: RunState, bad: dict[int, str]) -> RunState:
+    """The state without particles that were set aside just now: they count no more in the numbers of their groups."""
+    halves = [replace(half, group_particles=half.group_particles.copy()) for half in state.halves]
+    half_of = half_of_particles(run, state.poses, state.set_aside)
+    for row in bad:
+        halves[half_of[row]].group_particles[run.table.group_index[row]] -= 1
+    return replace(state, halves=halves, set_aside=state.set_aside | bad)

@@ -6,13 +6,11 @@ Source: Scheres, J. Mol. Biol. 415, 406 (2012).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from kernels.fourier import forward, inverse
-from kernels.masks import fill_background, soft_sphere
 from kernels.orientations import angular_step_deg
 from kernels.spectra import (
     initial_sigma2_noise,
@@ -23,21 +21,21 @@ from kernels.spectra import (
     resolution_and_completeness,
 )
 from runner.errors import InputError, UsageError
-from runner.execute.images import read_particle_volume
-from runner.execute.local import ordered_map
 from runner.formats.star import read_star
 from runner.formats.volumes import read_map_of_flag
 from runner.model.state import HalfModel, PoseState, RunState, SamplingState, ScheduleState
 from runner.plan.config import RefineConfig
 from runner.plan.glibc_random import initial_perturbation, random_subsets
 from runner.plan.schedule import local_prior_sigma_deg
-from runner.refinement.run import Run, coarse_grid
-from runner.report.events import StageStarted, UnitFinished
+from runner.refinement.inputs import NoiseInput, remember, write_input
+from runner.refinement.reduction import INPUT, Work, reduce_units
+from runner.refinement.run import Run, coarse_grid, half_of_particles, progress, report_set_aside
+from runner.report.events import StageStarted
 from runner.store.objects import resolve
 
 FloatArray = npt.NDArray[np.float64]
 
-PARTICLES_PER_UNIT = 16
+NOISE_UNIT = "runner.refinement.unit:run_noise_unit"
 UNRESOLVED_ANGST = 999.0
 SMALLEST_POWER_RATIO, LARGEST_POWER_RATIO = 1e-8, 1e4
 
@@ -97,7 +95,7 @@ def initial_state(run: Run, references: npt.NDArray[np.float32]) -> RunState:
         maps = np.repeat(maps, run.classes, axis=0)
     sampling = _initial_sampling(run)
     _check_directions(run, sampling)
-    statistics = noise_statistics(run, poses)
+    statistics, set_aside = noise_statistics(run, poses)
     _check_grey_scale(run, maps, statistics)
     halves = [_initial_model(run, maps, sampling, half) for half in statistics]
     schedule = ScheduleState(incr_size=config.incr_size, best_resolution=1.0 / UNRESOLVED_ANGST)
@@ -108,6 +106,7 @@ def initial_state(run: Run, references: npt.NDArray[np.float32]) -> RunState:
         sampling=sampling,
         schedule=schedule,
         references_are_ctf_corrected=config.ctf_corrected_ref,
+        set_aside=set_aside,
     )
 
 
@@ -133,7 +132,8 @@ def _check_grey_scale(run: Run, maps: FloatArray, statistics: list[NoiseStatisti
     """Refuse a reference so far from the particles' scale that its scale alone would decide about poses."""
     if run.config.firstiter_cc or run.config.always_cc:
         return
-    particles = sum(half.power[:, 1:].sum() for half in statistics) / len(run.table)
+    count = sum(half.count.sum() for half in statistics)
+    particles = sum(half.power[:, 1:].sum() for half in statistics) / count
     for reference in maps:
         ratio = power_spectrum(forward(reference.astype(np.float64)))[1:].sum() / particles
         if not SMALLEST_POWER_RATIO < ratio < LARGEST_POWER_RATIO:
@@ -192,50 +192,44 @@ class NoiseStatistics:
     average_power: FloatArray
 
 
-def noise_statistics(run: Run, poses: PoseState) -> list[NoiseStatistics]:
-    """Power spectra of the masked particles of each half.
+def noise_statistics(run: Run, poses: PoseState) -> tuple[list[NoiseStatistics], dict[int, str]]:
+    """Power spectra of the masked particles of each half, and the particles that were set aside with the reasons.
 
     As in RELION, the average particle that is subtracted for a half is the sum over all particles, divided by the
     number of halves and by the half's own number.
+
+    Raises
+    ------
+    InputError
+        A particle cannot be used and is not to be skipped, or a half has no particle left.
     """
-    members = half_members(run, poses)
-    sphere = soft_sphere(run.box, run.mask.radius_px, run.mask.edge_px) if run.config.zero_mask else None
-    groups = len(run.table.group_names)
-    statistics = [
-        NoiseStatistics(np.zeros((groups, run.shells)), np.zeros(groups, dtype=np.int64), np.zeros(run.shells))
-        for _ in members
-    ]
-    total = np.zeros((run.box,) * 3)
     run.events.emit(StageStarted("noise spectra", len(run.table)))
-    done = 0
-    for half, rows in zip(statistics, members, strict=True):
-        units = [rows[start : start + PARTICLES_PER_UNIT] for start in range(0, len(rows), PARTICLES_PER_UNIT)]
-        for unit, (spectra, volume) in zip(
-            units, ordered_map(partial(_unit_power, run, sphere), units, run.config.j), strict=True
-        ):
-            np.add.at(half.power, run.table.group_index[unit], spectra)
-            np.add.at(half.count, run.table.group_index[unit], 1)
-            total += volume
-            done += len(unit)
-            run.events.emit(UnitFinished(done, len(run.table)))
-    for half in statistics:
-        average = total / (len(members) * half.count.sum())
-        half.average_power = power_spectrum(forward(average))
-    return statistics
-
-
-def _unit_power(run: Run, sphere: FloatArray | None, unit: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
-    """Power spectra (n, S) and the sum of the volumes of one unit."""
-    spectra, total = [], np.zeros((run.box,) * 3)
-    for row in unit:
-        volume = read_particle_volume(run.table, int(row)).astype(np.float64)
-        if run.ctfs is not None:
-            run.ctfs.read(int(row))  # a volume that cannot be used has to be found before anything is written
-        if sphere is not None:
-            volume = fill_background(volume, sphere)
-        spectra.append(power_spectrum(forward(volume)))
-        total += volume
-    return np.stack(spectra), total
+    halves = 2 if run.config.split_random_halves else 1
+    given = NoiseInput(
+        where=run.particles.where,
+        half=half_of_particles(run, poses, {}),
+        group=run.table.group_index,
+        halves=halves,
+        groups=len(run.table.group_names),
+        box=run.box,
+        mask=run.mask,
+        skip_bad=run.skip_bad,
+    )
+    folder = run.layout.iteration(0)
+    digest = write_input(f"{folder}/{INPUT}", given)
+    if run.in_process:
+        remember(f"{folder}/{INPUT}", digest, given)
+    work = Work(NOISE_UNIT, folder, digest, len(run.table), run.device, given.skip_bad)
+    found = reduce_units(run.executor, work, progress(run)).result
+    report_set_aside(run, found.bad)
+    statistics = []
+    for half in range(halves):
+        count = found.sums["count"][half]
+        if not count.any():
+            raise InputError(f"{run.table.source}: half {half + 1} has no particle that can be used; add particles")
+        average = found.sums["volume"] / (halves * count.sum())
+        statistics.append(NoiseStatistics(found.sums["power"][half], count, power_spectrum(forward(average))))
+    return statistics, found.bad
 
 
 def _initial_model(run: Run, maps: FloatArray, sampling: SamplingState, statistics: NoiseStatistics) -> HalfModel:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from kernels.accumulators import Accumulators
 from kernels.accuracy import pose_accuracy
-from kernels.likelihood import Assignment, Model
+from kernels.backend import cpu_backend
 from kernels.orientations import angular_distance, angular_step_deg
 from kernels.spectra import tau2_from_reference
 from runner.model.state import HalfModel, PoseState, RunState, ScheduleState
@@ -24,20 +23,18 @@ from runner.plan.schedule import (
     with_resolution,
 )
 from runner.refinement.expectation import (
-    Unit,
-    cut_units,
+    Assigned,
     likelihood_model,
-    limit_low_resolution,
-    particle_at,
-    pose_search,
-    run_units,
-    transform_references,
+    lowest_shell,
+    particle_rows,
+    run_expectation,
     uses_cross_correlation,
+    without_bad,
 )
-from runner.refinement.initial import half_members
+from runner.refinement.inputs import SET_ASIDE, Transform, limit_low_resolution, transform_references, with_transforms
 from runner.refinement.maximization import HalfMaps, maximize_classes, maximize_halves
-from runner.refinement.run import Run, coarse_grid
-from runner.report.events import IterationFinished, IterationStarted, UnitFinished
+from runner.refinement.run import Run, coarse_grid, half_of_particles, progress, report_set_aside
+from runner.report.events import IterationFinished, IterationStarted
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -61,14 +58,14 @@ def iterate(run: Run, state: RunState, final: bool = False) -> tuple[RunState, H
     the solvent mask.
     """
     found = _assigned(run, state, final)
-    state, poses = found.state, found.poses
+    state, poses = found.state, found.assigned.poses
     schedule = _with_changes(run, state, found.schedule, poses)
     cross_correlation = uses_cross_correlation(run, state.iteration)
-    maps = None
+    maps, sums = None, found.assigned.sums
     if run.config.split_random_halves:
-        halves, schedule, maps = maximize_halves(run, state.halves, found.sums, schedule, cross_correlation, final)
+        halves, schedule, maps = maximize_halves(run, state.halves, sums, schedule, cross_correlation, final)
     else:
-        halves = [maximize_classes(run, state.halves[0], found.sums[0], schedule, found.signal, cross_correlation)]
+        halves = [maximize_classes(run, state.halves[0], sums[0], schedule, found.signal, cross_correlation)]
     if run.grows_classes and cross_correlation and state.iteration == 1:
         _copy_first_class(halves[0])
     schedule = with_resolution(run.policy, schedule, halves[0].ssnr, state.iteration)
@@ -81,48 +78,46 @@ def iterate(run: Run, state: RunState, final: bool = False) -> tuple[RunState, H
         schedule=schedule,
         references_are_ctf_corrected=run.config.ctf or state.references_are_ctf_corrected,
     )
-    _report(run, state)
+    _report(run, state, found.assigned)
     return state, maps
 
 
 def assign_poses(run: Run, state: RunState) -> RunState:
     """The E-step of one iteration alone: new poses, the old model."""
     found = _assigned(run, state, final=False)
-    return replace(found.state, poses=found.poses)
+    return replace(found.state, poses=found.assigned.poses)
 
 
 @dataclass(frozen=True)
-class _Assigned:
+class _Found:
     """What the E-step leaves to the M-step; ``signal`` (K, S) is tau2 of the references that it compared."""
 
     state: RunState
     schedule: ScheduleState
-    poses: PoseState
-    sums: list[Accumulators]
+    assigned: Assigned
     signal: FloatArray
 
 
-def _assigned(run: Run, state: RunState, final: bool) -> _Assigned:
+def _assigned(run: Run, state: RunState, final: bool) -> _Found:
     """Settle sizes and sampling of the next iteration and assign all poses."""
     state = replace(state, iteration=state.iteration + 1)
     state = _with_perturbation(run, state)
     schedule = with_image_sizes(run.policy, state.schedule, state.sampling, state.halves[0].average_pmax, final)
-    transforms = [transform_references(run, half, schedule) for half in state.halves]
+    r_max = schedule.current_size // 2
+    transforms = [transform_references(half.references, run.config.pad, r_max) for half in state.halves]
     signal = _signal(run, transforms[0], schedule)
     for half in transforms:
-        limit_low_resolution(run, half)
-    state, schedule = _with_accuracy(run, state, schedule, transforms)
+        limit_low_resolution(half, lowest_shell(run), run.config.pad)
+    state, schedule = _with_accuracy(run, state, schedule, transforms[0])
     state, schedule = _with_sampling(run, state, schedule)
     _announce(run, state, schedule)
-    models = [
-        likelihood_model(run, state, half, transform, schedule)
-        for half, transform in zip(state.halves, transforms, strict=True)
-    ]
-    sums, poses = _expectation(run, state, models)
-    return _Assigned(state, schedule, poses, sums, signal)
+    found = run_expectation(run, state, schedule, transforms, _class_restriction(run, state), progress(run))
+    state = without_bad(run, state, found.bad)
+    report_set_aside(run, found.bad)
+    return _Found(state, schedule, found, signal)
 
 
-def _signal(run: Run, transforms: list[npt.NDArray[np.complex128]], schedule: ScheduleState) -> FloatArray:
+def _signal(run: Run, transforms: list[Transform], schedule: ScheduleState) -> FloatArray:
     """Signal spectra (K, S) of the references of a classification, unless they are given."""
     if run.fixed_tau2 is not None:
         return run.fixed_tau2
@@ -144,25 +139,26 @@ def _with_perturbation(run: Run, state: RunState) -> RunState:
 
 
 def _with_accuracy(
-    run: Run, state: RunState, schedule: ScheduleState, transforms: list[list[npt.NDArray[np.complex128]]]
+    run: Run, state: RunState, schedule: ScheduleState, transforms: list[Transform]
 ) -> tuple[RunState, ScheduleState]:
     """Estimate how accurately poses are determined, on some particles of the first half."""
     if run.config.skip_align or (state.iteration == 1 and run.config.firstiter_cc) or run.config.always_cc:
         return state, schedule
-    half = state.halves[0]
-    model = likelihood_model(run, state, half, transforms[0], schedule)
-    rows = _order(run, state)
+    half, backend = state.halves[0], cpu_backend(run.computing.precision)
+    model = with_transforms(likelihood_model(run, state, half, schedule), transforms, backend)
+    rows, half_of = _order(run, state), half_of_particles(run, state.poses, state.set_aside)
     if run.config.relion_parity:
-        rows = rows[:ACCURACY_PARTICLES_RELION]  # of both halves, when the first one has fewer
+        rows = rows[half_of[rows] != SET_ASIDE][:ACCURACY_PARTICLES_RELION]  # of both halves, when the first has fewer
     else:
-        rows = rows[np.isin(rows, half_members(run, state.poses)[0])][:ACCURACY_PARTICLES]
-    particles = [particle_at(run, state.poses, int(row), volume=False) for row in rows]
+        rows = rows[half_of[rows] == 0][:ACCURACY_PARTICLES]
+    known, source = particle_rows(run, state, np.full(len(run.table), -1)), run.particles.source
+    particles = [known.particle(int(row), None, source.read_ctf(int(row)) if run.config.ctf else None) for row in rows]
     axes = [_drawn_axis(run.seed + int(row)) for row in rows]
     rotation, translation = (np.full(run.classes, UNKNOWN_ACCURACY) for _ in range(2))
     orientability = np.zeros((run.classes, run.shells))
     for k in np.flatnonzero(half.pdf_class >= SMALLEST_CLASS):
         rotation[k], pixels, orientability[k] = pose_accuracy(
-            particles, axes, model, int(k), not run.config.skip_rotate, run.backend
+            particles, axes, model, int(k), not run.config.skip_rotate, backend
         )
         translation[k] = pixels * run.voxel_size_angst
     first = replace(
@@ -242,26 +238,6 @@ def _announce(run: Run, state: RunState, schedule: ScheduleState) -> None:
     )
 
 
-def _expectation(run: Run, state: RunState, models: list[Model]) -> tuple[list[Accumulators], PoseState]:
-    """E-step of every half; the new poses of all particles."""
-    poses, done = _copied(state.poses), 0
-
-    def progress(count: int) -> None:
-        nonlocal done
-        done += count
-        run.events.emit(UnitFinished(done, len(run.table)))
-
-    only_class = _class_restriction(run, state)
-    units: list[Unit] = []
-    for number, (half, rows) in enumerate(zip(state.halves, half_members(run, state.poses), strict=True)):
-        search = pose_search(run, half, state.sampling, state.iteration)
-        units += cut_units(number, models[number], search, rows)
-    sums, assignments = run_units(run, units, state.poses, only_class, progress)
-    for assignment in assignments:
-        _assign(poses, assignment)
-    return sums, poses
-
-
 def _class_restriction(run: Run, state: RunState) -> IntArray:
     """Classes that grow from one reference start from one random class a particle (after the iteration by CC, if
     any).
@@ -277,29 +253,20 @@ def _class_restriction(run: Run, state: RunState) -> IntArray:
     return free
 
 
-def _copied(poses: PoseState) -> PoseState:
-    return PoseState(**{name: values.copy() for name, values in vars(poses).items()})
-
-
-def _assign(poses: PoseState, assignment: Assignment) -> None:
-    row = assignment.index
-    poses.angles_deg[row] = assignment.angles_deg
-    poses.origins_angst[row] = assignment.origin_angst
-    poses.class_number[row] = assignment.class_index + 1
-    poses.log_likelihood[row] = assignment.log_likelihood
-    poses.pmax[row] = assignment.pmax
-    poses.significant_samples[row] = assignment.significant_samples
-
-
 def _with_changes(run: Run, state: RunState, schedule: ScheduleState, poses: PoseState) -> ScheduleState:
-    angles = angular_distance(state.poses.angles_deg, poses.angles_deg, run.symmetry[0])
+    """What the iteration changed, on average over the particles that take part."""
+    taking_part = half_of_particles(run, poses, state.set_aside) != SET_ASIDE
+    before, after = (
+        PoseState(**{name: values[taking_part] for name, values in vars(each).items()}) for each in (state.poses, poses)
+    )
+    angles = angular_distance(before.angles_deg, after.angles_deg, run.symmetry[0])
     return with_changes(
         run.policy,
         schedule,
         state.sampling,
         float(angles.mean()),
-        offset_change_angst(state.poses, poses),
-        class_change(state.poses, poses),
+        offset_change_angst(before, after),
+        class_change(before, after),
     )
 
 
@@ -311,7 +278,7 @@ def _copy_first_class(model: HalfModel) -> None:
     model.pdf_class = np.full(classes, model.pdf_class[0] / classes)
 
 
-def _report(run: Run, state: RunState) -> None:
+def _report(run: Run, state: RunState, found: Assigned) -> None:
     schedule = state.schedule
     run.events.emit(
         IterationFinished(
@@ -323,5 +290,7 @@ def _report(run: Run, state: RunState) -> None:
             accuracy_rotation_deg=schedule.accuracy_rotation_deg,
             accuracy_translation_angst=schedule.accuracy_translation_angst,
             average_pmax=state.halves[0].average_pmax,
+            stages=dict(found.stages),
+            operations=dict(found.operations),
         )
     )

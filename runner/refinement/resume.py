@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from runner.errors import InputError, UsageError
+from runner.execute.protocol import Executor
 from runner.formats.mrc import read_mrc
 from runner.formats.particles import read_poses
 from runner.formats.relion_run import ResumedRun, read_run
@@ -32,12 +33,12 @@ _SEARCH = "healpix_order psi_step offset_range offset_step"
 _NEVER_KEPT = """
     continue_ force_converge auto_iter_max auto_ignore_angles auto_resol_angles allow_coarser_sampling
     minimum_angular_sampling maximum_angular_sampling always_cc lowpass_mask lowpass maxsig skip_gridding gridding_iter
-    minres_map skip_maximize j gpu free_gpu_memory memory parity overwrite
+    minres_map skip_maximize j gpu free_gpu_memory memory parity overwrite on_bad_particle
 """
 _SIGMAS = ("sigma_rot", "sigma_tilt", "sigma_psi")
 
 
-def resume(config: RefineConfig, events: Events) -> tuple[Run, RunState]:
+def resume(config: RefineConfig, events: Events, executor: Executor) -> tuple[Run, RunState]:
     """The run whose optimiser STAR file is ``config.continue_``, as it was after that iteration.
 
     Raises
@@ -57,7 +58,7 @@ def resume(config: RefineConfig, events: Events) -> tuple[Run, RunState]:
             f"{config.continue_}: all {done} iterations up to {flag} {last} are done; give a larger {flag}"
         )
     check_writable(f"{effective.o}_optimiser.star")
-    run = open_run(effective, events, effective.K)
+    run = open_run(effective, events, executor, effective.K)
     _check_particles(run, resumed)
     run = replace(run, continued_from=done)
     state = _state(run, resumed, given_fields(config))

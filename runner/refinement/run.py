@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from kernels.backend import Backend, cpu_backend, cuda_backend
 from kernels.likelihood import Mask, Rules
 from kernels.masks import soft_sphere
 from kernels.orientations import AngularGrid, angular_grid
 from kernels.symmetry import operators
 from runner.errors import InputError, UsageError
-from runner.execute.images import CtfVolumes
+from runner.execute.local import LocalExecutor
+from runner.execute.protocol import Executor
 from runner.formats.particles import read_particles
 from runner.formats.star import read_star
 from runner.formats.volumes import read_map_of_flag
 from runner.model.particles import ParticleTable
-from runner.model.state import SamplingState
+from runner.model.state import PoseState, SamplingState
 from runner.plan.config import RefineConfig
 from runner.plan.flags import flags_of, given_fields
 from runner.plan.schedule import SchedulePolicy
-from runner.report.events import Events, RunStarted
+from runner.refinement.inputs import SET_ASIDE, Computing, Device, Particles, open_backend, particles_of
+from runner.refinement.reduction import UnitDone
+from runner.report.events import Events, ParticleSetAside, RunStarted, UnitFinished
 from runner.report.logs import open_log
+from runner.store.layout import RunLayout
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -36,35 +41,57 @@ class Run:
     Attributes
     ----------
     prefix : what the names of all output files start with.
+    executor : computes the units; ``computing`` and ``device`` say how this process does it.
     box, voxel_size_angst : of the model, in voxels and Angstrom; diameter_angst : of the spherical mask.
     symmetry : point-group operators (g, 3, 3) of each class.
     solvent, solvent_mean, solvent_lowpass : (N, N, N) masks of the references, or None: where they are kept, where they
         are set to their mean, and what is kept at low resolution.
-    seed : the random seed in force; ctfs : CTF volumes, None without ``--ctf``.
+    seed : the random seed in force.
     grows_classes : several classes start from one reference; fixed_tau2 : (K, S) signal spectra to keep, or None.
     continued_from : the iteration whose files the run went on with, 0 for a new one.
     """
 
     config: RefineConfig
     prefix: str
-    table: ParticleTable
+    executor: Executor
+    particles: Particles
     box: int
     voxel_size_angst: float
     diameter_angst: float
     policy: SchedulePolicy
     rules: Rules
-    backend: Backend
+    computing: Computing
+    device: Device
     symmetry: list[FloatArray]
     mask: Mask
     solvent: FloatArray | None
     solvent_mean: FloatArray | None
     solvent_lowpass: FloatArray | None
-    ctfs: CtfVolumes | None
     seed: int
     grows_classes: bool
     fixed_tau2: FloatArray | None
     events: Events
     continued_from: int = 0
+
+    @property
+    def table(self) -> ParticleTable:
+        """The particles' table."""
+        return self.particles.table
+
+    @property
+    def layout(self) -> RunLayout:
+        """Names of the objects beside RELION's files."""
+        return RunLayout(self.prefix)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the units are computed by this process."""
+        return isinstance(self.executor, LocalExecutor)
+
+    @property
+    def skip_bad(self) -> bool:
+        """Whether particles that cannot be used are set aside."""
+        return self.config.on_bad_particle == "skip"
 
     @property
     def classes(self) -> int:
@@ -87,7 +114,7 @@ class Run:
         return self.config.scale and len(self.table.group_names) > 1
 
 
-def open_run(config: RefineConfig, events: Events, references: int) -> Run:
+def open_run(config: RefineConfig, events: Events, executor: Executor, references: int) -> Run:
     """Read the particle table and the masks and settle what the flags leave open.
 
     Parameters
@@ -117,23 +144,25 @@ def open_run(config: RefineConfig, events: Events, references: int) -> Run:
     for flag, limit in (("--ini_high", config.ini_high), ("--strict_highres_exp", config.strict_highres_exp)):
         if limit > box * voxel_size:
             raise UsageError(f"{flag} {limit:g}: no shell of the box is coarser than {box * voxel_size:g} A; give less")
+    computing, device = _computing(config, events, isinstance(executor, LocalExecutor))
     seed = config.random_seed if config.random_seed >= 0 else int(time.time())
     return Run(
         config=config,
         prefix=config.o,
-        table=table,
+        executor=executor,
+        particles=particles_of(table, config.ctf),
         box=box,
         voxel_size_angst=voxel_size,
         diameter_angst=diameter,
         policy=_policy(config, box, voxel_size, diameter),
         rules=Rules.relion() if config.relion_parity else Rules(),
-        backend=_backend(config, events),
+        computing=computing,
+        device=device,
         symmetry=_symmetry(config.sym, classes),
         mask=Mask(diameter / (2 * voxel_size), config.maskedge, config.zero_mask, seed),
         solvent=_solvent(config, box, voxel_size, diameter),
         solvent_mean=_read_mask(config.solvent_mask2, box, "--solvent_mask2") if config.solvent_mask2 else None,
         solvent_lowpass=_read_mask(config.lowpass_mask, box, "--lowpass_mask") if config.lowpass_mask else None,
-        ctfs=CtfVolumes(table) if config.ctf else None,
         seed=seed,
         grows_classes=references == 1 and classes > 1,
         fixed_tau2=_fixed_tau2(config, classes, box // 2 + 1) if config.tau else None,
@@ -146,6 +175,31 @@ def announce(run: Run) -> None:
     run.events.add(open_log(run.prefix))
     settled = {"random_seed": run.seed, "classes": run.classes}
     run.events.emit(RunStarted("refine", run.prefix, len(run.table), settled))
+
+
+def half_of_particles(run: Run, poses: PoseState, set_aside: dict[int, str]) -> IntArray:
+    """(n,) position of the half model of each particle, -1 for those that were set aside."""
+    half = poses.random_subset - 1 if run.config.split_random_halves else np.zeros(len(run.table), dtype=np.int64)
+    half[list(set_aside)] = SET_ASIDE
+    return half
+
+
+def progress(run: Run) -> Callable[[UnitDone], None]:
+    """Tells of every finished unit how many particles are done."""
+    particles = 0
+
+    def tell(unit: UnitDone) -> None:
+        nonlocal particles
+        particles += unit.particles
+        run.events.emit(UnitFinished(particles, len(run.table), unit.name, unit.worker, unit.seconds))
+
+    return tell
+
+
+def report_set_aside(run: Run, bad: dict[int, str]) -> None:
+    """Tell of particles that were set aside, each by name."""
+    for row, reason in sorted(bad.items()):
+        run.events.emit(ParticleSetAside(run.table.image_names[row], int(run.table.row_number[row]), reason))
 
 
 def coarse_grid(run: Run, sampling: SamplingState) -> AngularGrid:
@@ -204,23 +258,27 @@ def _policy(config: RefineConfig, box: int, voxel_size: float, diameter: float) 
     )
 
 
-def _backend(config: RefineConfig, events: Events) -> Backend:
+def _computing(config: RefineConfig, events: Events, in_process: bool) -> tuple[Computing, Device]:
     """RELION's CPU code computes in double precision, so parity does; otherwise single precision is enough.
 
     The budget is that of one thread: shared among them, sizes of blocks and so the last bits would depend on ``--j``.
+    Without its own GPU this process computes with the CPU; workers are taken to have what they are asked for.
     """
-    precision = "float64" if config.relion_parity else "float32"
-    if config.gpu is not None:
-        try:
-            return cuda_backend(
-                precision,
-                device=_gpu_number(config.gpu, events),
-                reserved_bytes=int(config.free_gpu_memory * 2**20),
-                units=config.j,
-            )
-        except RuntimeError as error:
-            events.warn(f"--gpu: {error}; going on with the CPU")
-    return cpu_backend(precision, int(config.memory * 2**30))
+    computing = Computing(
+        precision="float64" if config.relion_parity else "float32",
+        memory_bytes=int(config.memory * 2**30),
+        gpu=config.gpu is not None,
+        reserved_bytes=int(config.free_gpu_memory * 2**20),
+    )
+    if config.gpu is None or not in_process:
+        return computing, Device()
+    device = Device(_gpu_number(config.gpu, events), config.j)
+    try:
+        open_backend(computing, device)
+    except RuntimeError as error:
+        events.warn(f"--gpu: {error}; going on with the CPU")
+        return replace(computing, gpu=False), Device()
+    return computing, device
 
 
 def _gpu_number(numbers: str, events: Events) -> int:

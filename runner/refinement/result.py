@@ -1,0 +1,99 @@
+"""What a unit of work leaves: sums that are added up, values by particle, and the particles that were set aside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.accumulators import Accumulators
+from kernels.geometry import padded_size, padded_squared_radius
+from runner.formats.checkpoint import pack, unpack
+from runner.refinement.memory import Recent
+from runner.store.objects import read_bytes, write_bytes
+
+Array = npt.NDArray[Any]
+
+RESULT_BYTES = 2**30
+GRIDS = ("data_rft", "weight_rft")
+
+
+@dataclass
+class UnitResult:
+    """Sums and assignments of the particles of a unit, or of several units merged.
+
+    Attributes
+    ----------
+    sums : arrays that are added up; one that is missing counts as zeros.
+    rows : arrays (n, ...) with a value for each particle, in the order of the units; ``row`` are the particles.
+    bad : rows of the particles that were set aside, with the reasons; they are in none of the sums.
+    """
+
+    sums: dict[str, Array] = field(default_factory=dict)
+    rows: dict[str, Array] = field(default_factory=dict)
+    bad: dict[int, str] = field(default_factory=dict)
+
+    def merge(self, other: UnitResult) -> UnitResult:
+        """Add ``other``, whose particles come later, to this one in place and return it."""
+        for name, values in other.sums.items():
+            if name in self.sums:
+                self.sums[name] += values
+            else:
+                self.sums[name] = values
+        for name, values in other.rows.items():
+            self.rows[name] = np.concatenate([self.rows[name], values]) if name in self.rows else values
+        self.bad |= other.bad
+        return self
+
+
+_kept: Recent[UnitResult] = Recent(RESULT_BYTES)
+
+
+def write_result(url: str, result: UnitResult) -> int:
+    """Write a result and remember it for a reduction in this process; returns the number of bytes."""
+    data = pack(result)
+    write_bytes(url, data)
+    _kept.put(url, result, len(data))
+    return len(data)
+
+
+def take_result(url: str) -> UnitResult:
+    """The result at ``url``, which the caller may change; it is remembered no longer."""
+    return _kept.pop(url) or unpack(UnitResult, read_bytes(url), url)
+
+
+def packed_sums(half: int, sums: Accumulators) -> dict[str, Array]:
+    """Sums of one half model by name; of the padded grids only the ball that insertion can reach, half of them."""
+    packed = {}
+    for each in fields(sums):
+        values = getattr(sums, each.name)
+        if each.name in GRIDS:
+            values = values.reshape(len(values), -1)[:, _ball(values.shape[1])]
+        packed[f"half{half}.{each.name}"] = values
+    return packed
+
+
+def unpacked_sums(half: int, sums: dict[str, Array], r_max: int, pad: float) -> Accumulators:
+    """What `packed_sums` made; ``sums`` loses its grids, so that each is in memory once."""
+    size = padded_size(r_max, pad)
+    arrays = {}
+    for each in fields(Accumulators):
+        values = sums.pop(f"half{half}.{each.name}")
+        if each.name in GRIDS:
+            grid = np.zeros((len(values), size * size * (size // 2 + 1)), dtype=values.dtype)
+            grid[:, _ball(size)] = values
+            values = grid.reshape(len(values), size, size, size // 2 + 1)
+        arrays[each.name] = values
+    return Accumulators(**arrays)
+
+
+@cache
+def _ball(size: int) -> npt.NDArray[np.int64]:
+    """Positions on a flat padded half grid (P, P, P//2 + 1) that trilinear insertion can reach.
+
+    Points lie within ``R = P//2 - 1`` and spread over the corners of their cells, less than 2 away: ``sqrt(3)``.
+    """
+    return np.flatnonzero(padded_squared_radius(size) < (size // 2 + 1) ** 2)

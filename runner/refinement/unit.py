@@ -1,0 +1,195 @@
+"""The tasks of a refinement: each reads its input from the store, writes one object and can be done again anywhere.
+
+Every function here is the ``kind`` of a task: it takes the task's spec and returns a small report. The objects hold
+nothing that differs between two computations, so that doing a unit twice leaves the same bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from kernels.clock import Clock
+from kernels.expectation import DegenerateParticleError, expectation
+from kernels.fourier import forward
+from kernels.likelihood import Assignment, Particle
+from kernels.masks import fill_background, soft_sphere
+from kernels.spectra import power_spectrum
+from runner.errors import InputError
+from runner.plan.units import batch_size
+from runner.refinement.inputs import (
+    SET_ASIDE,
+    Device,
+    NoiseInput,
+    Opened,
+    Particles,
+    find_input,
+    find_noise_input,
+    find_particles,
+)
+from runner.refinement.result import UnitResult, packed_sums, take_result, write_result
+from runner.store.objects import exists
+
+Spec = dict[str, Any]
+Report = dict[str, Any]
+Volume = npt.NDArray[np.float32]
+
+DEGENERATE = (
+    "no pose has a weight above zero; check this particle and its CTF volume for NaN or zeros, and that particles and "
+    "reference have the same grey scale (or use --firstiter_cc)"
+)
+
+
+def run_unit(spec: Spec) -> Report:
+    """E-step of the particles of one unit.
+
+    The spec names the ``input`` and its ``digest``, the first row ``start`` and the last one before ``stop``, the
+    ``output``, and the ``gpu`` of this process with the number of ``units`` that share it.
+    """
+    clock = Clock()
+
+    def compute() -> UnitResult:
+        opened = find_input(spec["input"], spec["digest"], Device(spec["gpu"], spec["units"]))
+        opened.backend.activate()
+        result = UnitResult()
+        for rows in _chunks(spec, len(opened.given.rows.half)):
+            result.merge(_expectation(opened, rows, clock))
+        return result
+
+    report = _written(spec, compute)
+    return report | {"stages": clock.seconds, "operations": clock.counts}
+
+
+def run_noise_unit(spec: Spec) -> Report:
+    """Power spectra and the sum of the particles of one unit, for the initial estimate of the noise; spec as above."""
+
+    def compute() -> UnitResult:
+        given = find_noise_input(spec["input"], spec["digest"])
+        result = UnitResult()
+        for rows in _chunks(spec, len(given.half)):
+            result.merge(_spectra(given, find_particles(given.where), rows))
+        return result
+
+    return _written(spec, compute)
+
+
+def run_node(spec: Spec) -> Report:
+    """Merge the results named by ``members``, in this order."""
+
+    def compute() -> UnitResult:
+        first, *others = spec["members"]
+        result = take_result(first)
+        for url in others:
+            result.merge(take_result(url))
+        return result
+
+    return _written(spec, compute)
+
+
+def _written(spec: Spec, compute: Callable[[], UnitResult]) -> Report:
+    """Compute and write the object of a task, unless an earlier attempt or another worker has written it."""
+    _one_thread_for_products()
+    started = time.perf_counter()
+    report = {"key": spec["output"], "bytes": 0, "bad": 0}
+    if not exists(spec["output"]):
+        result = compute()
+        report |= {"bytes": write_result(spec["output"], result), "bad": len(result.bad)}
+    return report | {"seconds": time.perf_counter() - started}
+
+
+@cache
+def _one_thread_for_products() -> None:
+    """The order of the sums in a matrix product depends on the number of threads."""
+    threadpool_limits(1)
+
+
+def _chunks(spec: Spec, particles: int) -> Iterator[range]:
+    """Rows of the unit's chunks: a unit reads and computes one after the other, to bound its memory."""
+    size = batch_size(particles)
+    for start in range(spec["start"], spec["stop"], size):
+        yield range(start, min(start + size, spec["stop"]))
+
+
+def _expectation(opened: Opened, rows: range, clock: Clock) -> UnitResult:
+    """E-step of one chunk, half by half."""
+    given, particles = opened.given, opened.particles
+    result = UnitResult()
+    found: dict[int, list[Particle]] = {}
+    for row, volume, ctf in _read(particles, rows, given.rows.half, given.skip_bad, result.bad):
+        found.setdefault(int(given.rows.half[row]), []).append(given.rows.particle(row, volume, ctf))
+    assigned: list[Assignment] = []
+    for half in sorted(found):
+        members = found[half]
+        while members:
+            try:
+                sums, assignments = expectation(
+                    members, opened.models[half], given.searches[half], given.mask, given.rules, opened.backend, clock
+                )
+            except DegenerateParticleError as error:
+                where = particles.table.describe(error.index)
+                _set_aside(error.index, InputError(f"{where}: {DEGENERATE}"), given.skip_bad, result.bad)
+                members = [particle for particle in members if particle.index != error.index]
+                continue
+            result.sums |= packed_sums(half, sums)
+            assigned += assignments
+            break
+    result.rows = _assigned_rows(assigned)
+    return result
+
+
+def _assigned_rows(assigned: list[Assignment]) -> dict[str, npt.NDArray[Any]]:
+    """Assignments as arrays, by the names of `PoseState`."""
+    return {
+        "row": np.array([each.index for each in assigned], dtype=np.int64),
+        "angles_deg": np.array([each.angles_deg for each in assigned], dtype=np.float64).reshape(-1, 3),
+        "origins_angst": np.array([each.origin_angst for each in assigned], dtype=np.float64).reshape(-1, 3),
+        "class_number": np.array([each.class_index + 1 for each in assigned], dtype=np.int64),
+        "log_likelihood": np.array([each.log_likelihood for each in assigned], dtype=np.float64),
+        "pmax": np.array([each.pmax for each in assigned], dtype=np.float64),
+        "significant_samples": np.array([each.significant_samples for each in assigned], dtype=np.int64),
+    }
+
+
+def _spectra(given: NoiseInput, particles: Particles, rows: range) -> UnitResult:
+    """Sums of the spectra by half and group, (H, G, S), their numbers and the sum of the particles of one chunk."""
+    result = UnitResult()
+    sphere = soft_sphere(given.box, given.mask.radius_px, given.mask.edge_px) if given.mask.zero_fill else None
+    power = np.zeros((given.halves, given.groups, given.box // 2 + 1))
+    count = np.zeros((given.halves, given.groups), dtype=np.int64)
+    total = np.zeros((given.box,) * 3)
+    for row, read, _ in _read(particles, rows, given.half, given.skip_bad, result.bad):
+        volume = read.astype(np.float64)
+        if sphere is not None:
+            volume = fill_background(volume, sphere)
+        power[given.half[row], given.group[row]] += power_spectrum(forward(volume))
+        count[given.half[row], given.group[row]] += 1
+        total += volume
+    result.sums = {"power": power, "count": count, "volume": total}
+    return result
+
+
+def _read(
+    particles: Particles, rows: range, half: npt.NDArray[np.int64], skip_bad: bool, bad: dict[int, str]
+) -> Iterator[tuple[int, Volume, Volume | None]]:
+    """Row, volume and CTF of the particles of a chunk that take part; what cannot be used is set aside in ``bad``."""
+    taking_part = [row for row in rows if half[row] != SET_ASIDE]
+    for row, volume in zip(taking_part, particles.source.read(taking_part), strict=True):
+        try:
+            if isinstance(volume, InputError):
+                raise volume
+            yield row, volume, particles.source.read_ctf(row) if particles.where.ctf else None
+        except InputError as error:
+            _set_aside(row, error, skip_bad, bad)
+
+
+def _set_aside(row: int, error: InputError, skip_bad: bool, bad: dict[int, str]) -> None:
+    """Set a particle aside with its reason, or end the unit with it."""
+    if not skip_bad:
+        raise error
+    bad[row] = str(error)
