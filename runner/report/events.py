@@ -77,6 +77,11 @@ class UnitFinished(Event):
     worker: str = ""
     seconds: float = math.nan
 
+    @property
+    def was_found(self) -> bool:
+        """Whether it was finished before."""
+        return self.unit != "" and self.worker == ""
+
 
 @dataclass(frozen=True)
 class IterationFinished(Event):

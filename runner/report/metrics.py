@@ -133,9 +133,11 @@ class Metrics:
             self._server = None
 
     def _count_unit(self, event: UnitFinished) -> None:
+        before, self._done = self._done, event.done
+        if event.was_found:
+            return
         self._units.inc()
-        self._particles.inc(max(event.done - self._done, 0))
-        self._done = event.done
+        self._particles.inc(max(event.done - before, 0))
         if math.isfinite(event.seconds):
             self._seconds.observe(event.seconds)
 

@@ -77,6 +77,8 @@ class Pulse:
                 self._set_resolution(event.resolution_angst)
             case UnitFinished():
                 self._state.update(done=event.done, total=event.total)
+                if event.was_found:
+                    self._arrivals.clear()
                 self._arrivals.append((time.monotonic(), event.done))
             case IterationFinished():
                 self._set_resolution(event.resolution_angst)

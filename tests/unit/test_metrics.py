@@ -32,7 +32,7 @@ from runner.store.objects import read_bytes, write_bytes
 
 EVENTS: list[Event] = [
     IterationStarted(3, 100, 24.6, 26, 2, 7.5, 50.0, 20.0),
-    UnitFinished(32, 100),  # found finished: took no time
+    UnitFinished(32, 100, "unit_00000", "", 0.0),  # found finished
     UnitFinished(64, 100, "unit_00001", "gpu-1", 2.0),
     UnitFinished(100, 100, "unit_00002", "gpu-2", 40.0),
     UnitRetried("unit_00001", 2),
@@ -73,8 +73,8 @@ def test_events_are_counted(metrics: Metrics) -> None:
             events.emit(event)
         found = figures(metrics)
     expected = {
-        "tomoburst_units_total": 5,
-        "tomoburst_particles_total": 133,
+        "tomoburst_units_total": 4,
+        "tomoburst_particles_total": 101,
         "tomoburst_unit_retries_total": 1,
         "tomoburst_unit_duplicates_total": 1,
         "tomoburst_workers": 4,

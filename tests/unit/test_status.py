@@ -239,10 +239,11 @@ def test_pulse_follows_workers_errors_and_stages() -> None:
 def test_rate_counts_only_what_was_done_now() -> None:
     pulse = Pulse()
     pulse.write(STARTED)
-    pulse.write(UnitFinished(150, PARTICLES))  # found finished
+    for done in (100, 150):
+        pulse.write(UnitFinished(done, PARTICLES, "unit_00000", "", 0.0))  # found finished
     assert pulse.state()["eta_seconds"] is None
     time.sleep(0.02)
-    pulse.write(UnitFinished(160, PARTICLES))
+    pulse.write(UnitFinished(160, PARTICLES, "unit_00001", "gpu-1", 2.0))
     assert 0 < pulse.state()["per_second"] <= 10 / 0.02
 
 
