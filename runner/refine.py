@@ -20,6 +20,7 @@ from runner.refinement.reduction import discard
 from runner.refinement.resume import resume
 from runner.refinement.run import Run, announce, open_run
 from runner.report.events import Events, RunFinished
+from runner.store.cache import use_cache
 from runner.store.objects import check_writable
 
 
@@ -31,6 +32,7 @@ def run_refine(config: RefineConfig, events: Events) -> None:
     UsageError, InputError, StorageError
         Flags, data or storage do not allow it; nothing is left half-written.
     """
+    use_cache(config.cache, int(config.cache_size * 1e9))
     with threadpool_limits(1), LocalExecutor(config.j) as executor:
         begin = resume if config.continue_ else _start
         run, state = begin(config, events, executor)

@@ -13,6 +13,7 @@ from kernels.wedge import half_ctf
 from runner.errors import InputError
 from runner.formats.mrc import read_mrc
 from runner.formats.volumes import check_ctf_shape, check_particle_header
+from runner.store.cache import open_cache
 from runner.store.particles import ParticleStore, is_particle_store
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def open_source(table: ParticleTable, ctf: bool) -> ParticleSource:
         _ctf_urls(table)
     if not is_particle_store(table.source):
         return MrcSource(table, ctf)
-    store = ParticleStore.open(table.source)
+    store = ParticleStore.open(table.source, open_cache())
     position = {name: row for row, name in enumerate(store.sources()["images"])}
     return StoreSource(store, [position[name] for name in table.image_names])
 

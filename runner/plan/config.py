@@ -103,6 +103,15 @@ class RefineConfig:
     )
     free_gpu_memory: float = flag(0.0, "GPU memory to leave free in MB", section=_COMPUTE)
     memory: float = flag(1.0, "budget of the expectation step in GB for each thread", section=_COMPUTE)
+    cache: str = flag(
+        "",
+        "folder on a fast local disk where chunks of particles are kept for later iterations",
+        section=_COMPUTE,
+        results=False,
+    )
+    cache_size: float = flag(
+        0.0, "most GB in --cache (0: nine tenths of what is free there)", section=_COMPUTE, results=False
+    )
     random_seed: int = flag(-1, "seed of the random numbers (-1: time)", section=_COMPUTE)
     on_bad_particle: str = flag(
         "fail", "what becomes of particles that cannot be used: fail, or skip: set aside, listed", section=_COMPUTE

@@ -186,6 +186,8 @@ def _check_numbers(config: RefineConfig) -> None:
         ("--maximum_angular_sampling", config.maximum_angular_sampling),
     ):
         _require(angle >= 0, f"{name} {angle:g}: give degrees, or 0 for none")
+    _require(config.cache_size >= 0, f"--cache_size {config.cache_size:g}: give a number of GB, 0 or more")
+    _require(not config.cache_size or bool(config.cache), "--cache_size without --cache: name the folder of the cache")
     _at_least("--random_seed", config.random_seed, -1)
     _one_of("--pad", config.pad, (1, 2, 3))
     _one_of("--on_bad_particle", config.on_bad_particle, BAD_PARTICLE_POLICIES)

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import shutil
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from runner.errors import StorageError, UsageError
+from runner.store.options import options_in_use, use
 
 _SUFFIX = ".chunk"
 _SCANS_PER_FILL = 16
+_SHARE_OF_DISK = 0.9
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def use_cache(folder: str, size_bytes: int) -> None:
+    """Keep chunks in ``folder`` from now on, in this process and the workers it sends tasks to; ``""``: nowhere."""
+    options = replace(options_in_use(), cache=folder, cache_bytes=size_bytes)
+    if options != options_in_use():
+        use(options)
+
+
+def open_cache() -> ChunkCache | None:
+    """The cache that `use_cache` asked for."""
+    options = options_in_use()
+    return ChunkCache(options.cache, options.cache_bytes) if options.cache else None
 
 
 class ChunkCache:
@@ -22,8 +41,8 @@ class ChunkCache:
     order, and a cache that dropped the oldest of them for each new one would never find anything.
     """
 
-    def __init__(self, folder: str, size_bytes: int) -> None:
-        """Cache of at most ``size_bytes`` in ``folder``, which is created.
+    def __init__(self, folder: str, size_bytes: int = 0) -> None:
+        """Cache of at most ``size_bytes`` in ``folder``, which is created; 0: nine tenths of what is free there.
 
         Raises
         ------
@@ -31,7 +50,6 @@ class ChunkCache:
             When the folder cannot be made.
         """
         self._folder = Path(folder)
-        self._size_bytes = size_bytes
         self._lock = threading.Lock()
         self._opened = time.time()
         try:
@@ -42,6 +60,8 @@ class ChunkCache:
             ) from error
         self._used_bytes = sum(size for _, size, _ in self._scan())
         self._unscanned_bytes = 0
+        free = self._used_bytes + shutil.disk_usage(self._folder).free
+        self._size_bytes = size_bytes or int(_SHARE_OF_DISK * free)
 
     def get(self, digest: str) -> bytes | None:
         """Bytes with the SHA-256 ``digest`` (hexadecimal), None when they are not here; a damaged file is removed."""
@@ -57,12 +77,12 @@ class ChunkCache:
         return data
 
     def put(self, digest: str, data: bytes) -> None:
-        """Keep ``data``, whose SHA-256 is ``digest``, where there is room for it.
+        """Keep ``data``, whose SHA-256 is ``digest``, if there is room for it.
 
         Raises
         ------
         StorageError
-            When the disk refuses it.
+            When the disk refuses it for another reason than being full.
         """
         if not self._make_room(len(data)):
             return
@@ -76,9 +96,10 @@ class ChunkCache:
         except OSError as error:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
-            raise StorageError(
-                f"--cache {self._folder}: cannot be written ({error.strerror}); make room or give another folder"
-            ) from error
+            if error.errno not in _FULL:
+                raise StorageError(
+                    f"--cache {self._folder}: cannot be written ({error.strerror}); give another folder"
+                ) from error
 
     def _path(self, digest: str) -> Path:
         return self._folder / f"{digest}{_SUFFIX}"

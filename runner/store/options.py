@@ -23,11 +23,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """Settings of S3, to be forwarded to other processes; empty: AWS_ENDPOINT_URL and AWS_REGION decide."""
+    """Settings of the stores, to be forwarded to other processes.
+
+    Attributes
+    ----------
+    endpoint, region : of S3; empty: AWS_ENDPOINT_URL and AWS_REGION decide. anonymous : without credentials.
+    cache : folder on fast local disk where chunks of particles are kept, ``""`` for none; cache_bytes : its limit, see
+        `runner.store.cache.ChunkCache`.
+    """
 
     endpoint: str = ""
     region: str = ""
     anonymous: bool = False
+    cache: str = ""
+    cache_bytes: int = 0
 
 
 class _Process:
