@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.plan.config import ReconstructConfig, RefineConfig
+from runner.plan.execution_config import SchedulerConfig, WorkerConfig
 from runner.plan.flags import Flag, flags_of
 from runner.plan.relion_flags import (
     RECONSTRUCT_IGNORED,
@@ -65,6 +66,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "refused by reconstruct": lambda: refused_table(RECONSTRUCT_REFUSED),
     "flags of simulate": lambda: flag_table(flags_of(SimulateConfig)),
     "flags of demo": lambda: flag_table(flags_of(DemoConfig)),
+    "flags of scheduler": lambda: flag_table(flags_of(SchedulerConfig)),
+    "flags of worker": lambda: flag_table(flags_of(WorkerConfig)),
 }
 
 

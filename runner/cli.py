@@ -21,6 +21,7 @@ from typer.core import TyperCommand
 
 from runner.errors import Preempted, StorageError, TomoburstError
 from runner.plan.config import ReconstructConfig, RefineConfig
+from runner.plan.execution_config import SchedulerConfig, WorkerConfig
 from runner.plan.flags import flags_of
 from runner.plan.ingest_config import IngestConfig
 from runner.plan.relion_flags import (
@@ -153,6 +154,8 @@ add_command(
     REFINE_REFUSED,
 )
 add_command(DemoConfig, "demo", "Simulate, reconstruct and refine a small case, and show what came out.")
+add_command(SchedulerConfig, "scheduler", "Serve as the meeting point of drivers and workers on several machines.")
+add_command(WorkerConfig, "worker", "Compute what drivers send through a scheduler.")
 
 _PREFIX = typer.Argument(..., metavar="PREFIX", help="Output prefix of the run: what was given with --o.")
 
@@ -182,13 +185,19 @@ class _Stopped(BaseException):
 
 
 def _stop(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb what the first one puts in order
     raise _Stopped
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; every failure is one line on standard error and a code of docs/exit-codes.md."""
     signal.signal(signal.SIGTERM, _stop)
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    if code == Preempted.exit_code:  # not after the units that threads still compute: nobody reads them any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

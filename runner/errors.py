@@ -35,3 +35,7 @@ class Preempted(TomoburstError):
     """The run was asked to stop (SIGTERM); what was finished is kept, and the same command resumes it."""
 
     exit_code = 75
+
+
+class SchedulerLost(Preempted):
+    """No scheduler answers; what was finished is kept, and the same command resumes it."""

@@ -12,13 +12,13 @@ from typing import Self, TypeVar
 
 from runner.execute.protocol import (
     Attempts,
-    Happening,
     Outcome,
     Report,
     Task,
     describe,
     no_report,
     perform,
+    retried,
 )
 
 Item = TypeVar("Item")
@@ -87,10 +87,10 @@ class LocalExecutor:
             except Exception as error:  # noqa: BLE001 - whatever a unit raises becomes its outcome
                 final = attempts.failure(error)
                 if final is not None:
-                    return Outcome(task, None, final, attempts.failed, worker)
-                self._report(Happening("unit_retried", task.id, worker, attempts.failed + 1, describe(error)))
+                    return Outcome(task, None, final, attempts.count, worker)
+                self._report(retried(attempts, worker, describe(error)))
             else:
-                return Outcome(task, result, None, attempts.failed + 1, worker)
+                return Outcome(task, result, None, attempts.count + 1, worker)
 
     def workers(self) -> int:
         """Return how many tasks are computed at a time."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 from runner.errors import BadUnit, StorageError, TomoburstError
 
 MAX_ATTEMPTS = 3
+MAX_DEATHS = 6
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,12 @@ class Outcome:
 class Happening:
     """Something that happened to workers or tasks while a run was computed.
 
-    ``what`` is one of worker_joined, worker_left, unit_retried, unit_duplicated, scheduler_lost, scheduler_back.
+    ``what`` names it like the record of `runner.report.events` that it becomes: worker_joined, worker_lost,
+    unit_retried, straggler_duplicated, scheduler_lost, scheduler_back, noted; ``details`` are the fields of the record.
     """
 
     what: str
-    unit: str = ""
-    worker: str = ""
-    attempt: int = 0
-    reason: str = ""
+    details: dict[str, Any]
 
 
 Report = Callable[[Happening], None]
@@ -109,10 +108,16 @@ def perform(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Attempts:
-    """Counts the failed attempts of one task and says what follows from them."""
+    """Counts the attempts of one task that led to nothing and says what follows from them."""
 
     task: Task
     failed: int = 0
+    killed: int = 0
+
+    @property
+    def count(self) -> int:
+        """Attempts that led to nothing so far."""
+        return self.failed + self.killed
 
     def failure(self, error: Exception) -> TomoburstError | None:
         """Count one failed attempt; return the error that ends the task, or None when it is to be tried again.
@@ -127,13 +132,35 @@ class Attempts:
             return None
         if isinstance(error, StorageError):
             return error
-        return BadUnit(
-            f"unit {self.task.id}: failed {self.failed} times, the last time with {describe(error)}; its task is "
-            f"{self.task.as_json()}"
-        )
+        return self._bad_unit(f"failed {self.failed} times, the last time with {describe(error)}")
+
+    def death(self, worker: str) -> TomoburstError | None:
+        """Count one worker that died while it computed the task; otherwise as `failure`.
+
+        Workers die of many things that are no fault of the task, so it takes more of them, `MAX_DEATHS`.
+        """
+        self.killed += 1
+        if self.killed < MAX_DEATHS:
+            return None
+        return self._bad_unit(f"{self.killed} workers died while they computed it, the last one was {worker}")
+
+    def _bad_unit(self, what: str) -> BadUnit:
+        return BadUnit(f"unit {self.task.id}: {what}; its task is {self.task.as_json()}")
+
+
+def retried(attempts: Attempts, worker: str, reason: str) -> Happening:
+    """Say that a task is tried again after it led to nothing on ``worker``."""
+    details = {"unit": attempts.task.id, "attempt": attempts.count + 1, "worker": worker, "reason": reason}
+    return Happening("unit_retried", details)
+
+
+class RemoteFailure(Exception):
+    """An unexpected error of another process, as `describe` spelt it there."""
 
 
 def describe(error: BaseException) -> str:
     """Class and text of an unexpected error in one line."""
+    if isinstance(error, RemoteFailure):
+        return str(error)
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

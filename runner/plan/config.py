@@ -8,6 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from runner.plan.execution_config import (
+    TLS_CA,
+    TLS_CERT,
+    TLS_KEY,
+    scheduler_flag,
+    tls_flag,
+    workers_flag,
+)
 from runner.plan.flags import flag
 from runner.plan.validation import check_reconstruct, check_refine
 
@@ -95,6 +103,11 @@ class RefineConfig:
     scale: bool = flag(False, "intensity scale per group", section=_CORRECTIONS)
 
     j: int = flag(1, "threads; the results do not depend on it", section=_COMPUTE, results=False)
+    workers: int = workers_flag()
+    scheduler: str = scheduler_flag()
+    tls_ca: str = tls_flag(TLS_CA)
+    tls_cert: str = tls_flag(TLS_CERT)
+    tls_key: str = tls_flag(TLS_KEY)
     gpu: str | None = flag(
         None,
         "use a GPU, optionally by number: --gpu, --gpu 1; of several numbers (0:1) the first",

@@ -5,6 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runner.errors import UsageError
+from runner.plan.execution_config import (
+    TLS_CA,
+    TLS_CERT,
+    TLS_KEY,
+    check_execution,
+    scheduler_flag,
+    tls_flag,
+    workers_flag,
+)
 from runner.plan.flags import flag
 
 _IO = "Input and output"
@@ -26,6 +35,11 @@ class IngestConfig:
     overwrite: bool = flag(False, "remove an earlier particle store at --o and ingest anew", section=_IO, results=False)
 
     j: int = flag(4, "chunks that are made at a time; the store does not depend on it", section=_COMPUTE, results=False)
+    workers: int = workers_flag()
+    scheduler: str = scheduler_flag()
+    tls_ca: str = tls_flag(TLS_CA)
+    tls_cert: str = tls_flag(TLS_CERT)
+    tls_key: str = tls_flag(TLS_KEY)
 
     def validate(self) -> None:
         """Raise `runner.errors.UsageError`, in one line, when the flags cannot work."""
@@ -40,6 +54,7 @@ class IngestConfig:
             f"--on_bad_particle {self.on_bad_particle}: unknown; known: {', '.join(POLICIES)}",
         )
         _require(self.j >= 1, f"--j {self.j}: at least 1 is needed")
+        check_execution(self)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runner.errors import UsageError
+from runner.plan.execution_config import check_execution
 
 if TYPE_CHECKING:
     from runner.plan.config import ReconstructConfig, RefineConfig
@@ -18,6 +19,7 @@ MAX_OVERSAMPLING = 4
 def check_refine(config: RefineConfig) -> None:
     """Raise `UsageError` for flags of `RefineConfig` that are missing, out of range or contradict each other."""
     _check_files(config)
+    check_execution(config)
     if not config.continue_:
         check_settings(config)
         return

@@ -157,7 +157,7 @@ def test_what_fails_always_comes_back_as_an_error(
     assert type(failed.error) is kind
     assert failed.result is None
     assert (failed.attempts, len(list(tmp_path.iterdir()))) == (attempts, attempts)
-    assert [(entry.what, entry.unit, entry.attempt) for entry in log] == [
+    assert [(entry.what, entry.details["unit"], entry.details["attempt"]) for entry in log] == [
         ("unit_retried", "u0", attempt) for attempt in range(2, attempts + 1)
     ]
     assert all(outcome.error is None for outcome in outcomes.values())

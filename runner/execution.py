@@ -1,0 +1,67 @@
+"""Who computes the units of a use case, as its flags say, and how what happens there becomes records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runner.execute.local import LocalExecutor
+from runner.execute.protocol import Executor, Happening, Report
+from runner.plan.execution_config import WithExecution, WithTls
+from runner.report.events import (
+    Event,
+    Events,
+    Noted,
+    SchedulerBack,
+    SchedulerLost,
+    StragglerDuplicated,
+    UnitRetried,
+    WorkerJoined,
+    WorkerLost,
+)
+
+if TYPE_CHECKING:
+    from runner.execute.dask_link import TlsFiles
+
+RECORDS: dict[str, type[Event]] = {
+    "noted": Noted,
+    "worker_joined": WorkerJoined,
+    "worker_lost": WorkerLost,
+    "unit_retried": UnitRetried,
+    "straggler_duplicated": StragglerDuplicated,
+    "scheduler_lost": SchedulerLost,
+    "scheduler_back": SchedulerBack,
+}
+
+
+def open_executor(config: WithExecution, events: Events) -> Executor:
+    """Return the executor of a run: threads, ``--workers`` processes, or the workers of ``--scheduler``.
+
+    Raises
+    ------
+    runner.errors.SchedulerLost
+        When no scheduler answers at ``--scheduler``.
+    """
+    report = reporting(events)
+    if not config.workers and not config.scheduler:
+        return LocalExecutor(config.j, report)
+    from runner.execute.dask_cluster import DaskExecutor
+
+    if config.workers:
+        return DaskExecutor.local(config.workers, report)
+    return DaskExecutor.attach(config.scheduler, tls_files(config), report)
+
+
+def tls_files(config: WithTls) -> TlsFiles:
+    """Return the files of an encrypted connection; none where no flag names them."""
+    from runner.execute.dask_link import TlsFiles
+
+    return TlsFiles(config.tls_ca, config.tls_cert, config.tls_key)
+
+
+def reporting(events: Events) -> Report:
+    """Return a function that turns happenings into records."""
+
+    def report(happening: Happening) -> None:
+        events.emit(RECORDS[happening.what](**happening.details))
+
+    return report
