@@ -54,7 +54,7 @@ def read_particles(url: str, check_files: bool = True) -> ParticleTable:
 
 
 def _read_table(star: StarFile, url: str, files: _Files | _StoredFiles) -> ParticleTable:
-    block = _particle_block(star, url)
+    block = particle_block(star, url)
     _check_angles(block, url)
     version = optics_tables.dialect(star, block)
     columns = {label: list(values) for label, values in block.columns.items()}
@@ -127,7 +127,8 @@ def _check_origins(table: ParticleTable) -> None:
             )
 
 
-def _particle_block(star: StarFile, url: str) -> StarBlock:
+def particle_block(star: StarFile, url: str) -> StarBlock:
+    """The table of particles among the blocks of the file at ``url``; `InputError` where there is none."""
     blocks = star.blocks
     for candidate in blocks.values():
         if "rlnTomoParticlesFile" in candidate.columns:

@@ -93,7 +93,7 @@ def initial_state(run: Run, references: npt.NDArray[np.float32]) -> RunState:
     maps = np.stack([_low_passed(run, reference) for reference in references])
     if len(maps) < run.classes:
         maps = np.repeat(maps, run.classes, axis=0)
-    sampling = _initial_sampling(run)
+    sampling = initial_sampling(config, run.voxel_size_angst)
     _check_directions(run, sampling)
     statistics, set_aside = noise_statistics(run, poses)
     _check_grey_scale(run, maps, statistics)
@@ -158,13 +158,13 @@ def _low_passed(run: Run, reference: npt.NDArray[np.float32]) -> FloatArray:
     return filtered
 
 
-def _initial_sampling(run: Run) -> SamplingState:
-    config = run.config
+def initial_sampling(config: RefineConfig, voxel_size_angst: float) -> SamplingState:
+    """The coarse sampling of the first iteration, as the flags give it."""
     step = angular_step_deg(config.healpix_order)
     psi_step = step
     if config.psi_step > 0:
         psi_step = 360.0 / np.ceil(360.0 / config.psi_step)
-    offset_range, offset_step = config.offset_range * run.voxel_size_angst, config.offset_step * run.voxel_size_angst
+    offset_range, offset_step = config.offset_range * voxel_size_angst, config.offset_step * voxel_size_angst
     return SamplingState(
         healpix_order=config.healpix_order,
         psi_step_deg=psi_step,
@@ -207,7 +207,7 @@ def noise_statistics(run: Run, poses: PoseState) -> tuple[list[NoiseStatistics],
     halves = 2 if run.config.split_random_halves else 1
     given = NoiseInput(
         where=run.particles.where,
-        half=half_of_particles(run, poses, {}),
+        half=half_of_particles(run, poses, known_bad(run)),
         group=run.table.group_index,
         halves=halves,
         groups=len(run.table.group_names),
@@ -229,7 +229,12 @@ def noise_statistics(run: Run, poses: PoseState) -> tuple[list[NoiseStatistics],
             raise InputError(f"{run.table.source}: half {half + 1} has no particle that can be used; add particles")
         average = found.sums["volume"] / (halves * count.sum())
         statistics.append(NoiseStatistics(found.sums["power"][half], count, power_spectrum(forward(average))))
-    return statistics, found.bad
+    return statistics, known_bad(run) | found.bad
+
+
+def known_bad(run: Run) -> dict[int, str]:
+    """Particles that were set aside when they were ingested; without ``--on_bad_particle skip`` they end the run."""
+    return run.particles.source.bad if run.skip_bad else {}
 
 
 def _initial_model(run: Run, maps: FloatArray, sampling: SamplingState, statistics: NoiseStatistics) -> HalfModel:

@@ -154,7 +154,7 @@ def open_run(config: RefineConfig, events: Events, executor: Executor, reference
         box=box,
         voxel_size_angst=voxel_size,
         diameter_angst=diameter,
-        policy=_policy(config, box, voxel_size, diameter),
+        policy=schedule_policy(config, box, voxel_size, diameter),
         rules=Rules.relion() if config.relion_parity else Rules(),
         computing=computing,
         device=device,
@@ -235,7 +235,8 @@ def _common_sampling(table: ParticleTable) -> tuple[int, float]:
     return first.image_size, first.pixel_size_angst
 
 
-def _policy(config: RefineConfig, box: int, voxel_size: float, diameter: float) -> SchedulePolicy:
+def schedule_policy(config: RefineConfig, box: int, voxel_size: float, diameter: float) -> SchedulePolicy:
+    """What the decisions of the schedule depend on: flags, and sizes of the particles in voxels and Angstrom."""
     return SchedulePolicy(
         box_size=box,
         pixel_size_angst=voxel_size,
