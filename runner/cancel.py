@@ -11,7 +11,7 @@ from typing import Any
 from runner.errors import InputError, Preempted, StorageError
 from runner.report.events import Events
 from runner.store.layout import RunLayout
-from runner.store.objects import create_bytes, delete, exists
+from runner.store.objects import create_bytes, delete, exists, list_objects
 
 
 def cancel_run(prefix: str) -> str:
@@ -23,7 +23,7 @@ def cancel_run(prefix: str) -> str:
         When there is no such run.
     """
     layout = RunLayout(prefix)
-    if not exists(layout.manifest):
+    if not exists(layout.manifest) and not list_objects(layout.drivers):
         raise InputError(f"{prefix}: no run has this output prefix (no {layout.manifest}); give the --o of the run")
     if exists(layout.finished):
         return f"{prefix}: the run is finished, nothing is left to cancel"

@@ -113,14 +113,22 @@ def run_status(prefix: str, *, patience: float = TTL_SECONDS, poll: float = POLL
         driver=str(driver.holder or ""),
         last_error=log.failure or told.get("last_error", ""),
     )
-    if layout.finished in {each.url for each in objects} or log.files:
-        return replace(status, state=FINISHED, iteration=max(committed, log.iteration), units_done=0, results=log.files)
+    names = {each.url for each in objects}
+    if layout.finished in names:
+        end = json.loads(read_bytes(layout.finished))
+        return replace(
+            status,
+            state=FINISHED,
+            iteration=end["iterations"],
+            resolution_angst=end["resolution_angst"],
+            results=end["files"],
+        )
     if driver.is_alive(patience, poll):
         told = driver.last_words()
         live: dict[str, Any] = {name: told[name] for name in _FROM_HEARTBEAT if told.get(name) is not None}
         return replace(status, state=RUNNING, silent_seconds=driver.silent_seconds, **live)
     status = replace(status, silent_seconds=driver.silent_seconds)
-    if layout.cancel in {each.url for each in objects}:
+    if layout.cancel in names:
         return replace(status, state=CANCELLED)
     if log.failure and log.exit_code not in PREEMPTED_CODES:
         return replace(status, state=FAILED)
@@ -188,13 +196,11 @@ def _last_driver(layout: RunLayout, objects: list[ObjectInfo]) -> _LastDriver:
 
 @dataclass
 class _Log:
-    """What the log of the run tells: the last finished iteration, how the last driver ended, and the results."""
+    """What the log of the run tells: the resolution after the last iteration, and why the last driver failed."""
 
-    iteration: int = 0
     resolution_angst: float | None = None
     failure: str = ""
     exit_code: int = 0
-    files: list[str] = field(default_factory=list)
 
 
 def _read_log(layout: RunLayout) -> _Log:
@@ -203,13 +209,11 @@ def _read_log(layout: RunLayout) -> _Log:
         event = json.loads(line)
         match event["event"]:
             case "iteration_finished":
-                log.iteration, log.resolution_angst = event["iteration"], event["resolution_angst"]
+                log.resolution_angst = event["resolution_angst"]
             case "run_started" | "run_resumed":
-                log.failure, log.exit_code, log.files = "", 0, []
+                log.failure, log.exit_code = "", 0
             case "run_failed":
                 log.failure, log.exit_code = event["message"], event["exit_code"]
-            case "run_finished":
-                log.files = event["files"]
     return log
 
 

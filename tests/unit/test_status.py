@@ -38,7 +38,7 @@ from runner.report.pulse import Pulse
 from runner.status import RunStatus, run_status
 from runner.store.layout import RunLayout
 from runner.store.lease import Driver, claim
-from runner.store.objects import exists, write_bytes
+from runner.store.objects import delete, exists, write_bytes
 
 PARTICLES = 200
 UNITS = len(unit_rows(PARTICLES))
@@ -90,8 +90,16 @@ def test_no_run_is_code_3_and_says_where_it_looked(tmp_path: Path, capsys: pytes
 
 
 def test_prefix_of_which_another_run_begins_is_no_run(layout: RunLayout) -> None:
-    with pytest.raises(InputError):
-        run_status(layout.prefix[:-1])
+    for ask in (run_status, cancel_run):
+        with pytest.raises(InputError):
+            ask(layout.prefix[:-1])
+
+
+def test_driver_that_still_reads_its_input_can_be_cancelled(layout: RunLayout) -> None:
+    delete([layout.manifest])
+    with claim(layout, beat=BEAT):
+        assert look(layout, patience=60).state == status.RUNNING
+        assert "stops after" in cancel_run(layout.prefix)
 
 
 def test_run_without_driver_is_not_started(layout: RunLayout) -> None:
@@ -153,11 +161,12 @@ def test_run_that_was_resumed_after_a_failure_is_not_failed(layout: RunLayout) -
 
 
 def test_finished_run_names_its_results(layout: RunLayout) -> None:
-    log_of(layout, RunFinished("refine", 3, 22.9, files=("run_class001.mrc",)))
-    write_bytes(layout.finished, b"{}")
+    log_of(layout)
+    end = RunFinished("refine", 5, 18.5, files=("run_class001.mrc",))
+    write_bytes(layout.finished, json.dumps(end.as_dict()).encode())
     seen = look(layout)
-    assert (seen.state, seen.iteration, seen.results, seen.units_done) == (
-        status.FINISHED, 3, ["run_class001.mrc"], 0,
+    assert (seen.state, seen.iteration, seen.resolution_angst, seen.results) == (
+        status.FINISHED, 5, 18.5, ["run_class001.mrc"],
     )  # fmt: skip
 
 
