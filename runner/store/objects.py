@@ -5,6 +5,7 @@ Each function makes as few requests as it can, tries again after failures that p
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -37,11 +38,13 @@ __all__ = [
     "is_local",
     "is_url",
     "join",
+    "list_names",
     "list_objects",
     "local_path",
     "options_in_use",
     "parent",
     "read_bytes",
+    "remove_empty_folders",
     "request_counts",
     "reset_request_counts",
     "resolve",
@@ -188,6 +191,26 @@ def list_objects(folder: str) -> list[ObjectInfo]:
         return sorted((info for info in found if not basename(info.url).startswith(PROBE)), key=lambda info: info.url)
 
     return _answer(folder, find)
+
+
+def list_names(folder: str) -> set[str]:
+    """Names of the objects and folders that lie directly in ``folder``; none: an empty set.
+
+    Raises
+    ------
+    StorageError
+        When the store does not answer.
+    """
+    return _listing(folder) or set()
+
+
+def remove_empty_folders(folder: str) -> None:
+    """Remove a local folder and those in it, as far as they are empty; other stores have no folders."""
+    if not is_local(folder):
+        return
+    for path, _, _ in os.walk(local_path(folder), topdown=False):
+        with contextlib.suppress(OSError):  # it is not empty
+            Path(path).rmdir()
 
 
 def file_digest(url: str) -> str:
