@@ -20,7 +20,6 @@ from runner.errors import InputError, StorageError
 from runner.execute.images import read_ctf_volume, read_subtomogram
 from runner.execute.local import LocalExecutor, ordered_map
 from runner.execute.protocol import Executor, Task
-from runner.formats.mrc import read_header
 from runner.formats.particles import read_particles
 from runner.model.particles import Optics, ParticleTable
 from runner.plan.ingest_config import IngestConfig
@@ -143,7 +142,7 @@ def _plan(table: ParticleTable, settings: IngestSettings) -> _Plan:
         ctf_chunk_size=chunk_size if len(ctf_rows) == len(table) else 1,
         dtype=settings.dtype,
     )
-    states = [[name, state] for kind in ("images", "ctfs") for name, (_, state) in sources[kind].items()]
+    states = [[name, state] for kind in ("images", "ctfs") for name, (_, state, *_) in sources[kind].items()]
     inputs = json.dumps([hashlib.sha256(star).hexdigest(), asdict(layout), states])
     return _Plan(table, star, layout, ctf_index, ctf_rows, sources, hashlib.sha256(inputs.encode()).hexdigest())
 
@@ -167,15 +166,12 @@ def _distinct_ctfs(table: ParticleTable) -> tuple[npt.NDArray[np.int64], list[in
 def _sources(table: ParticleTable) -> dict[str, Any]:
     """What `ParticleStore.sources` returns."""
     state = _states([*table.image_urls, *(table.ctf_urls or [])])
+    ctf_names = table.ctf_names or [""] * len(table)
+    images = zip(table.image_names, table.image_urls, ctf_names, strict=True)
     ctfs = zip(table.ctf_names or [], table.ctf_urls or [], strict=True)
-    first_rows = [
-        min(np.flatnonzero(table.optics_index == index), key=lambda row: int(table.row_number[row]))
-        for index in np.unique(table.optics_index)
-    ]
     return {
-        "images": {name: [url, state[url]] for name, url in zip(table.image_names, table.image_urls, strict=True)},
+        "images": {name: [url, state[url], ctf] for name, url, ctf in images},
         "ctfs": {name: [url, state[url]] for name, url in ctfs},
-        "headers": {table.image_urls[row]: read_header(table.image_urls[row]) for row in first_rows},
     }
 
 
@@ -352,7 +348,7 @@ def _changed_volumes(url: str, plan: _Plan) -> str:
     then = ParticleStore(url, contents).sources()
     now = plan.sources
     kinds = ("images", "ctfs")
-    names = [name for kind in kinds for name, (_, state) in now[kind].items() if then[kind][name][1] != state]
+    names = [name for kind in kinds for name, (_, state, *_) in now[kind].items() if then[kind][name][1] != state]
     return f" ({names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''})" if names else ""
 
 

@@ -14,7 +14,7 @@ from runner.errors import InputError
 from runner.formats.mrc import read_mrc
 from runner.formats.volumes import check_ctf_shape, check_particle_header
 from runner.store.cache import open_cache
-from runner.store.particles import ParticleStore, is_particle_store
+from runner.store.particles import ParticleStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -57,9 +57,9 @@ def open_source(table: ParticleTable, ctf: bool) -> ParticleSource:
     """
     if ctf:
         _ctf_urls(table)
-    if not is_particle_store(table.source):
+    if not table.store:
         return MrcSource(table, ctf)
-    store = ParticleStore.open(table.source, open_cache())
+    store = ParticleStore.open(table.store, open_cache())
     position = {name: row for row, name in enumerate(store.sources()["images"])}
     return StoreSource(store, [position[name] for name in table.image_names])
 
@@ -105,7 +105,11 @@ class StoreSource:
         """As `ParticleSource.read`."""
         store = self._store
         for chunk, members in groupby(map(self._position, rows), store.chunk_of):
-            volumes = store.read_chunk(chunk)
+            try:
+                volumes = store.read_chunk(chunk)
+            except InputError as error:  # all of its particles are lost
+                yield from (error for _ in members)
+                continue
             first = store.chunk_rows(chunk).start
             for row in members:
                 yield InputError(store.bad[row]) if row in store.bad else volumes[row - first]

@@ -32,7 +32,7 @@ _ABSENT_PRIOR = 999.0
 _LARGEST_INTEGER = 2**31 - 1
 
 
-def read_particles(url: str, check_files: bool = True) -> ParticleTable:
+def read_particles(url: str, check_files: bool = True, store_url: str = "") -> ParticleTable:
     """Read the particle STAR file at ``url``: one row for each 3D subtomogram, sorted stably by micrograph.
 
     Parameters
@@ -41,15 +41,20 @@ def read_particles(url: str, check_files: bool = True) -> ParticleTable:
         or else to the working directory.
     check_files : False to read a table whose volumes are not at hand: nothing is looked up, and what only the volumes
         could tell (box size) is 0.
+    store_url : a particle store that holds the volumes of the particles of the STAR file, by their names.
 
     Raises
     ------
     InputError
         With file, row and column, for everything that would make a refinement fail or mislead it.
     """
-    if is_particle_store(url):
-        store = ParticleStore.open(url)
-        return _read_table(parse_star(store.star().decode("utf-8-sig"), url), url, _StoredFiles(store))
+    if is_particle_store(url) or store_url:
+        store = ParticleStore.open(store_url or url)
+        star = read_star(url) if store_url else parse_star(store.star().decode("utf-8-sig"), url)
+        table = _read_table(star, url, _StoredFiles(store, url))
+        table.store = store.url
+        _check_ctfs(table, store)
+        return table
     return _read_table(read_star(url), url, _Files(url, at_hand=check_files))
 
 
@@ -214,16 +219,34 @@ class _StoredFiles:
 
     at_hand = False
 
-    def __init__(self, store: ParticleStore) -> None:
-        self._sources = store.sources()
+    def __init__(self, store: ParticleStore, url: str) -> None:
+        self._store = store
+        self._url = url
 
     def resolve(self, names: list[str], label: str) -> list[str]:
-        urls = self._sources["images" if label == "rlnImageName" else "ctfs"]
-        return [urls[name][0] for name in names]
+        known = self._store.sources()["images" if label == "rlnImageName" else "ctfs"]
+        for row, name in enumerate(names, start=1):
+            if name not in known:
+                raise InputError(
+                    f"{self._url} row {row}: {label} {name} is not in the particle store {self._store.url}"
+                )
+        return [known[name][0] for name in names]
 
-    def header(self, url: str) -> VolumeHeader | None:
-        shape, voxel_size_angst = self._sources["headers"][url]
-        return tuple(shape), voxel_size_angst
+    def header(self, url: str) -> VolumeHeader | None:  # noqa: ARG002 - all volumes of a store are alike
+        box = self._store.box
+        return (box, box, box), self._store.layout.voxel_size_angst
+
+
+def _check_ctfs(table: ParticleTable, store: ParticleStore) -> None:
+    """A store knows particles by their names, and with each the CTF volume that it had then."""
+    images = store.sources()["images"]
+    for row, name in enumerate(table.ctf_names or []):
+        stored = images[table.image_names[row]][2]
+        if name != stored:
+            raise InputError(
+                f"{table.describe(row)}: rlnCtfImage is {name}, but {stored} in the particle store {store.url}; "
+                "ingest this file into a store of its own"
+            )
 
 
 def _ctf_names(columns: Columns, url: str) -> list[str] | None:

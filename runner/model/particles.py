@@ -53,6 +53,7 @@ class ParticleTable:
     row_number : (n,) 1-based row of the particle in the file, for messages.
     notes : one line for each thing that was assumed while reading.
     dialect : version of RELION whose conventions the file follows: 3.0, 3.1, 4 or 5.
+    store : URL of the particle store that holds the volumes; empty where they are in the files that the table names.
     """
 
     optics: list[Optics]
@@ -76,6 +77,7 @@ class ParticleTable:
     source: str = ""
     notes: list[str] = field(default_factory=list)
     dialect: str = "3.1"
+    store: str = ""
 
     def __len__(self) -> int:
         return len(self.image_names)
@@ -116,6 +118,7 @@ class ParticleTable:
             source=self.source,
             notes=list(self.notes),
             dialect=self.dialect,
+            store=self.store,
         )
 
     def poses(self) -> PoseState:

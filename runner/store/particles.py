@@ -267,8 +267,7 @@ class ParticleStore:
         """Where everything came from.
 
         ``images`` and ``ctfs`` hold for each name in the STAR file the URL where it was found, and its size and ETag or
-        time of change; the images are in the order of the rows. ``headers`` holds shape and voxel size of the first
-        volume of each optics group, by URL.
+        time of change; the images, which are in the order of the rows, also the name of their CTF volume.
         """
         with self._lock:
             if self._sources is None:

@@ -108,6 +108,43 @@ def test_volumes_are_the_same_from_files_and_store(data: Path, place: str) -> No
         assert np.array_equal(*(source.read_ctf(row) for source in sources))
 
 
+def _with_new_poses(data: Path, change: str = "", to: str = "") -> str:
+    """A STAR file of some of the particles in another order, as a refinement or a selection leaves it."""
+    lines = (data / "particles.star").read_text().splitlines()
+    rows = [line for line in lines if "subtomo/" in line]
+    text = "\n".join([*[line for line in lines if "subtomo/" not in line], rows[12], *rows[3:9], ""])
+    objects.write_bytes(
+        "memory://elsewhere/run_data.star", text.replace(change, to).encode() if change else text.encode()
+    )
+    return "memory://elsewhere/run_data.star"
+
+
+def test_another_table_of_the_same_particles_reads_from_the_store(data: Path, place: str) -> None:
+    ingest(data, place)
+    table = read_particles(_with_new_poses(data), store_url=place)
+    assert len(table) == 7
+    whole = read_particles(f"{data}/particles.star")
+    rows = [whole.image_names.index(name) for name in table.image_names]
+    source, files = open_source(table, ctf=True), MrcSource(whole, ctf=True)
+    for row, (one, other) in enumerate(zip(source.read(range(7)), files.read(rows), strict=True)):
+        assert np.array_equal(one, other)  # type: ignore[arg-type]
+        assert np.array_equal(source.read_ctf(row), files.read_ctf(rows[row]))
+
+
+@pytest.mark.parametrize(
+    ("change", "to", "message"),
+    [
+        ("subtomo/013.mrc", "subtomo/099.mrc", "row 1: rlnImageName subtomo/099.mrc is not in the particle store"),
+        ("ctf/013.mrc", "ctf/099.mrc", "row 1: rlnCtfImage ctf/099.mrc is not in the particle store"),
+        ("ctf/013.mrc", "ctf/002.mrc", r"row 1 .subtomo/013.mrc.: rlnCtfImage is ctf/002.mrc, but ctf/013.mrc"),
+    ],
+)
+def test_particles_that_the_store_does_not_hold(data: Path, place: str, change: str, to: str, message: str) -> None:
+    ingest(data, place)
+    with pytest.raises(InputError, match=message):
+        read_particles(_with_new_poses(data, change, to), store_url=place)
+
+
 def test_a_chunk_is_one_request(data: Path, place: str) -> None:
     store = ingest(data, place)
     assert gets(lambda: store.read_chunk(1)) == 1
