@@ -20,6 +20,7 @@ import scipy.fft
 from kernels.backend import Backend
 from kernels.fourier import centre_signs
 from kernels.geometry import distance_from_centre, padded_radius, padded_size, padded_squared_radius, relion_round
+from kernels.trilinear import sample_tiles
 
 
 def interpolation_correction(size: int, pad: float) -> Any:
@@ -92,7 +93,7 @@ def _rotated(reference: Any, matrices: Any, frequencies_xyz: Any, pad: float, ba
     if not backend.is_cpu:
         return sample_arrays(reference, backend.xp.asarray(rotations), backend.xp.asarray(points), backend.xp)
     stacked = np.empty((len(rotations), 2, points.shape[1]), dtype=backend.real)
-    _sample(reference.reshape(-1).view(backend.real), reference.shape[0], rotations, points, stacked)
+    sample_tiles(reference.reshape(-1).view(backend.real), reference.shape[0], rotations, points, stacked)
     return stacked
 
 
@@ -108,38 +109,6 @@ def insert(data: Any, weight: Any, matrices: Any, frequencies_xyz: Any, values: 
     rotations = np.ascontiguousarray(np.swapaxes(matrices, -1, -2) * pad, dtype=np.float64)
     points = np.ascontiguousarray(frequencies_xyz, dtype=np.float64)
     _insert(data, weight, rotations, points, np.ascontiguousarray(values), np.ascontiguousarray(weights))
-
-
-@numba.njit(cache=True, nogil=True, fastmath=True)
-def _sample(flat: Any, size: int, rotations: Any, points: Any, stacked: Any) -> None:
-    # ``flat`` holds the reference as interleaved real and imaginary parts; positions are moved to be positive before
-    # they are truncated, and indices are unsigned, so that no index needs wrapping.
-    half = size // 2 + 1
-    real = rotations.dtype.type
-    centre, one = real(size // 2), real(1)
-    along_y, along_z = np.uint64(2 * half), np.uint64(2 * half * size)
-    for n in range(rotations.shape[0]):
-        r = rotations[n]
-        for f in range(points.shape[1]):
-            kx, ky, kz = points[0, f], points[1, f], points[2, f]
-            px = r[0, 0] * kx + r[0, 1] * ky + r[0, 2] * kz
-            sign = one if px >= 0 else -one
-            px = px * sign
-            py = (r[1, 0] * kx + r[1, 1] * ky + r[1, 2] * kz) * sign + centre
-            pz = (r[2, 0] * kx + r[2, 1] * ky + r[2, 2] * kz) * sign + centre
-            x, y, z = np.int32(px), np.int32(py), np.int32(pz)
-            dx, dy, dz = real(px - x), real(py - y), real(pz - z)
-            corner = np.uint64(((z * size + y) * half + x) * 2)
-            next_y, next_z, next_yz = corner + along_y, corner + along_z, corner + along_y + along_z
-            w11 = dy * dz
-            w10, w01 = dz - w11, dy - w11
-            w00 = one - dy - w10
-            re0 = w00 * flat[corner] + w01 * flat[next_y] + w10 * flat[next_z] + w11 * flat[next_yz]
-            im0 = w00 * flat[corner + 1] + w01 * flat[next_y + 1] + w10 * flat[next_z + 1] + w11 * flat[next_yz + 1]
-            re1 = w00 * flat[corner + 2] + w01 * flat[next_y + 2] + w10 * flat[next_z + 2] + w11 * flat[next_yz + 2]
-            im1 = w00 * flat[corner + 3] + w01 * flat[next_y + 3] + w10 * flat[next_z + 3] + w11 * flat[next_yz + 3]
-            stacked[n, 0, f] = re0 + dx * (re1 - re0)
-            stacked[n, 1, f] = sign * (im0 + dx * (im1 - im0))
 
 
 @numba.njit(cache=True, nogil=True)

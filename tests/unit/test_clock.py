@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kernels import clock as clock_module
 from kernels.backend import cpu_backend
 from kernels.clock import STAGES, Clock
 from kernels.expectation import expectation
@@ -13,16 +12,9 @@ from kernels.likelihood import Rules
 from tests.unit.test_expectation import MASK, problem, tiny_particles
 
 
-@pytest.fixture
-def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The hands of every clock; tests move them."""
-    hands = [100.0]
-    monkeypatch.setattr(clock_module.time, "perf_counter", lambda: hands[0])
-    return hands
-
-
-def test_an_inner_stage_stops_the_outer_one_and_the_rest_counts_for_none(seconds: list[float]):
-    clock = Clock()
+def test_an_inner_stage_stops_the_outer_one_and_the_rest_counts_for_none():
+    seconds = [100.0]
+    clock = Clock(lambda: seconds[0])
     with clock.stage("outer"):
         seconds[0] += 1.0
         with clock.stage("inner"):
@@ -34,8 +26,9 @@ def test_an_inner_stage_stops_the_outer_one_and_the_rest_counts_for_none(seconds
     assert clock.seconds == {"outer": 5.0, "inner": 70.0}
 
 
-def test_a_stage_that_fails_is_counted_and_closed(seconds: list[float]):
-    clock = Clock()
+def test_a_stage_that_fails_is_counted_and_closed():
+    seconds = [100.0]
+    clock = Clock(lambda: seconds[0])
 
     def fail() -> None:
         with clock.stage("failing"):
