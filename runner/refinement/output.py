@@ -11,7 +11,7 @@ from runner.formats.bild import angular_distribution
 from runner.formats.mrc import write_mrc
 from runner.formats.particles import data_blocks
 from runner.formats.relion_run import RunNames, run_texts
-from runner.formats.star import format_star
+from runner.formats.star import StarBlock, format_star
 from runner.model.state import RunState
 from runner.plan.config import RefineConfig
 from runner.plan.flags import changed_flags
@@ -43,6 +43,8 @@ def write_iteration(run: Run, state: RunState) -> RunNames:
                 )
                 write_bytes(names.angular_distribution(number, k), text.encode())
     _write_poses(run, state, names)
+    if state.set_aside:
+        _write_set_aside(run, state)
     texts = run_texts(
         state,
         settings_in_use(run),
@@ -67,6 +69,16 @@ def write_data(run: Run, state: RunState) -> str:
 def _write_poses(run: Run, state: RunState, names: RunNames) -> None:
     blocks = data_blocks(run.table, state.poses, scored=state.iteration > 0)
     write_bytes(names.data, format_star(blocks).encode())
+
+
+def _write_set_aside(run: Run, state: RunState) -> None:
+    """Write the particles that were set aside as a STAR file of their own: their rows as read, and the reasons."""
+    rows = sorted(state.set_aside)
+    reasons = [" ".join(state.set_aside[row].split()).replace('"', "'") for row in rows]
+    table = run.table.select(rows)
+    optics, particles = data_blocks(table, table.poses(), scored=False)
+    particles = StarBlock(particles.name, particles.columns | {"tomoburstReason": reasons})
+    write_bytes(run.layout.bad_particles, format_star([optics, particles]).encode())
 
 
 def _command(config: RefineConfig) -> str:

@@ -23,6 +23,11 @@ class RunLayout:
         return f"{self.prefix}_events.jsonl"
 
     @property
+    def bad_particles(self) -> str:
+        """The particles that were set aside, with the reasons."""
+        return f"{self.prefix}_bad_particles.star"
+
+    @property
     def particles(self) -> str:
         """The particles of the run in chunks, where they are ingested for it."""
         return f"{self.prefix}_particles.zarr"
@@ -72,5 +77,5 @@ class RunLayout:
 _RESULT = re.compile(
     r"(_it\d{3,})?(_half[12])?"
     r"(_(data|optimiser|sampling|model)\.star|_class\d{3,}(\.mrc|_angdist\.bild|_unfil\.mrc))"
-    r"|_manifest\.json|_events\.jsonl|_report\.html"
+    r"|_bad_particles\.star|_manifest\.json|_events\.jsonl|_report\.html"
 )
