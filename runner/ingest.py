@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from runner.errors import InputError, StorageError
 from runner.execute.images import read_ctf_volume, read_subtomogram
-from runner.execute.local import LocalExecutor, ordered_map
+from runner.execute.local import ordered_map
 from runner.execute.protocol import Executor, Task
+from runner.execution import open_executor
 from runner.formats.particles import read_particles
 from runner.model.particles import Optics, ParticleTable
 from runner.plan.ingest_config import IngestConfig
@@ -57,7 +58,7 @@ def run_ingest(config: IngestConfig, events: Events) -> None:
         events.note(note)
     events.emit(RunStarted("ingest", config.o, len(table)))
     settings = IngestSettings("float16" if config.float16 else "float32", config.on_bad_particle, config.overwrite)
-    with LocalExecutor(config.j) as executor:
+    with open_executor(config, events) as executor:
         ensure_ingested(table, config.o, executor, events, settings)
     events.emit(RunFinished("ingest", files=(config.o,)))
 

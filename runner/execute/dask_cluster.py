@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from runner.errors import TomoburstError
 from runner.execute.dask_link import Ended, Left, Link, TlsFiles, Told, connect, start_local
 from runner.execute.protocol import Attempts, Happening, Outcome, Report, Task, describe, no_report, retried
 from runner.execute.remote import FINISHED, STARTED, error_from_json
@@ -223,12 +224,19 @@ class _Run:
         self._report(Happening("worker_lost", details))
         for copy in lost:
             copy.worker, copy.started = "", 0.0
-            final = None if left.expected else copy.flight.attempts.death(left.name)
+            final = self._loss(copy.flight.attempts, left)
             if final is not None:
                 self._land(copy.flight)
                 yield Outcome(copy.flight.task, None, final, copy.flight.attempts.count, left.name)
             else:
                 self._report(retried(copy.flight.attempts, left.name, f"its worker {reason}"))
+
+    @staticmethod
+    def _loss(attempts: Attempts, left: Left) -> TomoburstError | None:
+        if left.expected:
+            attempts.leave()
+            return None
+        return attempts.death(left.name)
 
     def _drop(self, serial: int, copy: _Copy) -> None:
         """Forget one copy; a flight that has no other starts again."""

@@ -113,11 +113,12 @@ class Attempts:
     task: Task
     failed: int = 0
     killed: int = 0
+    left: int = 0
 
     @property
     def count(self) -> int:
         """Attempts that led to nothing so far."""
-        return self.failed + self.killed
+        return self.failed + self.killed + self.left
 
     def failure(self, error: Exception) -> TomoburstError | None:
         """Count one failed attempt; return the error that ends the task, or None when it is to be tried again.
@@ -143,6 +144,10 @@ class Attempts:
         if self.killed < MAX_DEATHS:
             return None
         return self._bad_unit(f"{self.killed} workers died while they computed it, the last one was {worker}")
+
+    def leave(self) -> None:
+        """Count one worker that was told to stop while it computed the task; that is nobody's fault."""
+        self.left += 1
 
     def _bad_unit(self, what: str) -> BadUnit:
         return BadUnit(f"unit {self.task.id}: {what}; its task is {self.task.as_json()}")

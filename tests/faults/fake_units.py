@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 import uuid
 from pathlib import Path
@@ -38,3 +39,19 @@ def fail(spec: dict[str, Any]) -> dict[str, Any]:
     if spec["error"] == "storage":
         raise StorageError("s3://bucket: no answer; try again later")
     raise ZeroDivisionError("surprise")
+
+
+def die(spec: dict[str, Any]) -> dict[str, Any]:
+    """Leave a file and take the process away at once."""
+    touch(spec)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def slow_once(spec: dict[str, Any]) -> dict[str, Any]:
+    """Take very long where it is done first, and no time anywhere else."""
+    first = not any(path.name.startswith(f"{spec['item']}-") for path in Path(spec["folder"]).iterdir())
+    result = touch(spec)
+    if first:
+        time.sleep(120)
+    return result

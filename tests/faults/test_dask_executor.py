@@ -1,0 +1,243 @@
+"""Workers, schedulers and drivers that are killed, stopped, poisoned, late: every unit has one outcome all the same."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from runner.execute.protocol import MAX_ATTEMPTS, MAX_DEATHS
+from tests.faults.cluster import PATIENCE_SECONDS, Cluster, Process, wait_for
+
+pytestmark = pytest.mark.e2e
+
+KILLS = 20
+STOP_SECONDS = 20.0
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Processes of one test; none is left behind."""
+    found = Cluster(tmp_path)
+    yield found
+    found.close()
+
+
+def test_processes_of_this_machine_give_what_threads_give(cluster: Cluster):
+    tasks = [[f"u{item}", "square", {"item": item}] for item in range(30)]
+    assert cluster.driver("--workers", "2", tasks=tasks).wait() == 0
+    by_workers = {each["id"]: each["result"] for each in cluster.outcomes()}
+    (cluster.folder / "outcomes.jsonl").unlink()
+    assert cluster.driver(tasks=tasks).wait() == 0
+    assert {each["id"]: each["result"] for each in cluster.outcomes()} == by_workers
+    assert len(by_workers) == 30
+
+
+def test_workers_are_killed_at_random(cluster: Cluster):
+    """Twenty deaths: each loses the unit that the worker was computing and nothing else."""
+    chance = random.Random(20)
+    cluster.scheduler()
+    workers = [cluster.worker() for _ in range(3)]
+    driver = cluster.attached("--endless", "--seconds", "0.3")
+    wait_for(cluster.outcomes, driver)
+    for kill in range(KILLS):
+        time.sleep(chance.uniform(0.2, 1.0))
+        victim = workers[kill % len(workers)]
+        if kill % 7 == 6:
+            victim.kill()  # all of it, for good; another one comes
+            workers[kill % len(workers)] = cluster.worker()
+        else:
+            wait_for(victim.worker_processes, victim)
+            victim.worker_processes()[0].kill()
+        wait_for(lambda deaths=kill + 1: len(driver.records("worker_lost")) >= deaths, driver)
+    cluster.enough()
+    assert driver.wait() == 0
+    outcomes, lost = cluster.outcomes(), driver.records("worker_lost")
+    assert len({each["id"] for each in outcomes}) == len(outcomes)
+    assert [each for each in outcomes if each["error"]] == []
+    assert len(lost) == KILLS
+    assert max(len(each["units"]) for each in lost) == 1
+    assert sum(each["attempts"] - 1 for each in outcomes) == sum(len(each["units"]) for each in lost)
+    copies = len(driver.records("straggler_duplicated"))
+    assert len(outcomes) <= len(cluster.touches()) <= len(outcomes) + sum(len(each["units"]) for each in lost) + copies
+
+
+def test_scheduler_is_killed_and_comes_back(cluster: Cluster):
+    scheduler = cluster.scheduler()
+    workers = [cluster.worker() for _ in range(2)]
+    driver = cluster.attached("--endless", "--seconds", "0.1")
+    wait_for(lambda: len(cluster.outcomes()) > 10, driver)
+    scheduler.kill()
+    wait_for(lambda: driver.records("scheduler_lost"), driver)
+    cluster.scheduler()
+    wait_for(lambda: driver.records("scheduler_back"), driver)
+    before = len(cluster.outcomes())
+    wait_for(lambda: len(cluster.outcomes()) > before + 10, driver)
+    cluster.enough()
+    assert driver.wait() == 0
+    outcomes = cluster.outcomes()
+    assert len({each["id"] for each in outcomes}) == len(outcomes)
+    assert {(each["error"], each["attempts"]) for each in outcomes} == {(None, 1)}
+    assert [worker.popen.poll() for worker in workers] == [None, None]
+
+
+def test_scheduler_never_comes_back(cluster: Cluster):
+    scheduler = cluster.scheduler()
+    worker = cluster.worker("--death_timeout", "2")
+    driver = cluster.attached("--endless", "--seconds", "0.1", "--patience", "3")
+    wait_for(cluster.outcomes, driver)
+    scheduler.kill()
+    assert driver.wait() == 75
+    assert driver.log.read_text().splitlines()[-1].startswith("tomoburst: error: the Dask scheduler went away")
+    assert worker.wait() == 75
+    assert (
+        worker.log.read_text().splitlines()[-1].startswith(f"tomoburst: error: no scheduler at {cluster.url} for 2 s")
+    )
+
+
+def test_there_never_was_a_scheduler(cluster: Cluster):
+    driver = cluster.attached("--patience", "1", tasks=cluster.touch_tasks(1))
+    assert driver.wait() == 75
+    assert f"--scheduler {cluster.url}: no Dask scheduler answers there" in driver.log.read_text()
+
+
+def test_a_unit_that_kills_its_workers_is_given_up_and_no_other(cluster: Cluster):
+    cluster.scheduler()
+    cluster.worker()
+    poison = ["poison", "die", {"item": "poison", "folder": str(cluster.folder / "done")}]
+    tasks = cluster.touch_tasks(20)
+    driver = cluster.attached(tasks=[*tasks[:3], poison, *tasks[3:]])
+    assert driver.wait() == 0
+    outcomes = {each["id"]: each for each in cluster.outcomes()}
+    assert len(outcomes) == 21
+    bad = outcomes.pop("poison")
+    assert (bad["error"], bad["attempts"]) == ("BadUnit", MAX_DEATHS)
+    assert bad["message"].startswith(f"unit poison: {MAX_DEATHS} workers died while they computed it")
+    assert len(cluster.touches("poison")) == MAX_DEATHS
+    assert {(each["error"], each["attempts"]) for each in outcomes.values()} == {(None, 1)}
+
+
+def test_errors_of_units_come_back_from_workers(cluster: Cluster):
+    folder = str(cluster.folder / "done")
+    tasks = [[kind, "fail", {"item": kind, "error": kind, "folder": folder}] for kind in ("input", "storage", "other")]
+    tasks.append(["twice", "fail", {"item": "twice", "error": "storage", "times": 2, "folder": folder}])
+    driver = cluster.driver("--workers", "2", tasks=tasks)
+    assert driver.wait() == 0
+    found = {
+        each["id"]: (each["error"], each["attempts"], len(cluster.touches(each["id"]))) for each in cluster.outcomes()
+    }
+    assert found == {
+        "input": ("InputError", 1, 1),
+        "storage": ("StorageError", MAX_ATTEMPTS, MAX_ATTEMPTS),
+        "other": ("BadUnit", MAX_ATTEMPTS, MAX_ATTEMPTS),
+        "twice": (None, 3, 3),
+    }
+    retried = [record["unit"] for record in driver.records("unit_retried")]
+    assert sorted(retried) == ["other", "other", "storage", "storage", "twice", "twice"]
+
+
+def test_a_straggler_is_given_to_a_second_worker(cluster: Cluster):
+    slow = ["slow", "slow_once", {"item": "slow", "folder": str(cluster.folder / "done")}]
+    driver = cluster.driver("--workers", "2", tasks=[slow, *cluster.touch_tasks(10)])
+    assert driver.wait() == 0
+    assert len(cluster.outcomes()) == 11
+    assert [record["unit"] for record in driver.records("straggler_duplicated")] == ["slow"]
+    assert len(cluster.touches("slow")) == 2
+    first, second = cluster.touches("slow")
+    assert first.split("-")[1] != second.split("-")[1]
+
+
+def test_workers_come_late(cluster: Cluster):
+    cluster.scheduler()
+    driver = cluster.attached(tasks=cluster.touch_tasks(40, 0.2))
+    wait_for(lambda: any("no worker is there" in each["message"] for each in driver.records("noted")), driver)
+    assert cluster.outcomes() == []
+    cluster.worker("--name", "early")
+    wait_for(cluster.outcomes, driver)
+    cluster.worker("--name", "late")
+    assert driver.wait() == 0
+    assert len(cluster.outcomes()) == 40
+    assert {each["worker"] for each in cluster.outcomes()} == {"early", "late"}
+
+
+def test_worker_takes_its_leave_on_sigterm(cluster: Cluster):
+    cluster.scheduler()
+    leaver, other = cluster.worker("--name", "leaver"), cluster.worker("--name", "other")
+    driver = cluster.attached("--endless", "--seconds", "0.5")
+    wait_for(lambda: {"leaver", "other"} == {each["worker"] for each in cluster.outcomes()}, driver)
+    assert exit_code_of_sigterm(leaver) == 75
+    wait_for(lambda: driver.records("worker_lost"), driver)
+    cluster.enough()
+    assert driver.wait() == 0
+    (lost,) = driver.records("worker_lost")
+    assert (lost["worker"], lost["reason"]) == ("leaver", "took its leave")
+    assert [each for each in cluster.outcomes() if each["error"]] == []
+    assert other.popen.poll() is None
+
+
+@pytest.mark.parametrize("how", ["workers", "scheduler", "threads"])
+def test_driver_stops_on_sigterm(cluster: Cluster, how: str):
+    """Also in the middle of units that take minutes, and no process stays."""
+    tasks = [*cluster.touch_tasks(2), *cluster.touch_tasks(10, 300)[2:]]
+    if how == "scheduler":
+        cluster.scheduler()
+        cluster.worker()
+        driver = cluster.attached(tasks=tasks)
+    else:
+        driver = cluster.driver(*(("--workers", "2") if how == "workers" else ("--j", "2")), tasks=tasks)
+    wait_for(lambda: len(cluster.outcomes()) == 2, driver)
+    time.sleep(1.0)  # long units are under way
+    children = driver.worker_processes()
+    assert len(children) == (2 if how == "workers" else 0)
+    assert exit_code_of_sigterm(driver) == 75
+    assert driver.log.read_text().splitlines()[-1].startswith("tomoburst: error: stopped (SIGTERM)")
+    assert psutil.wait_procs(children, timeout=PATIENCE_SECONDS)[1] == []
+
+
+def test_a_killed_driver_takes_its_processes_along(cluster: Cluster):
+    driver = cluster.driver("--workers", "2", tasks=[*cluster.touch_tasks(1), *cluster.touch_tasks(4, 300)[1:]])
+    wait_for(cluster.outcomes, driver)
+    children = driver.worker_processes()
+    assert len(children) == 2
+    driver.popen.kill()
+    driver.wait()
+    assert psutil.wait_procs(children, timeout=PATIENCE_SECONDS)[1] == []
+
+
+def test_scheduler_stops_on_sigterm_and_is_waited_for(cluster: Cluster):
+    scheduler = cluster.scheduler()
+    worker = cluster.worker()
+    assert exit_code_of_sigterm(scheduler) == 75
+    wait_for(lambda: worker.records("scheduler_lost"), worker)
+    cluster.scheduler()
+    driver = cluster.attached(tasks=cluster.touch_tasks(3))
+    assert driver.wait() == 0
+    assert len(cluster.outcomes()) == 3
+    assert exit_code_of_sigterm(worker) == 75
+
+
+def test_scheduler_ends_in_good_order(cluster: Cluster):
+    scheduler = cluster.scheduler()
+    worker = cluster.worker()
+    scheduler.popen.send_signal(signal.SIGINT)
+    assert scheduler.wait() == 130
+    assert worker.wait() == 0
+
+
+def test_scheduler_and_worker_end_when_nobody_needs_them(cluster: Cluster):
+    scheduler = cluster.scheduler("--idle_timeout", "8")
+    idler, worker = cluster.worker("--idle_timeout", "1"), cluster.worker()
+    assert idler.wait() == 0
+    assert scheduler.wait() == 0
+    assert worker.wait() == 0
+
+
+def exit_code_of_sigterm(process: Process) -> int:
+    """Exit code after SIGTERM; the test fails when it takes longer than a batch system is promised."""
+    process.popen.send_signal(signal.SIGTERM)
+    return process.popen.wait(STOP_SECONDS)
