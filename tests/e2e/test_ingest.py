@@ -336,6 +336,13 @@ def test_a_store_that_fails_leaves_what_was_done(data: Path, place: str, monkeyp
     assert len(failures) == 1
 
 
+def test_worker_processes_make_the_same_store(data: Path, tmp_path: Path) -> None:
+    ingest(data, f"{tmp_path}/threads.zarr")
+    flags = ["--i", f"{data}/particles.star", "--o", f"{tmp_path}/workers.zarr", "--workers", "2"]
+    assert cli.run(["ingest", *flags]) == 0
+    assert contents(f"{tmp_path}/workers.zarr") == contents(f"{tmp_path}/threads.zarr")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_map_from_the_store_is_the_map_from_the_files(data: Path, tmp_path: Path, place: str, dtype: str) -> None:
     star = f"{data}/particles.star"
