@@ -6,6 +6,8 @@ poses, reconstruct, update the resolution and the sampling; an automated refinem
 
 from __future__ import annotations
 
+import time
+
 from threadpoolctl import threadpool_limits
 
 from runner.execute.local import LocalExecutor
@@ -13,90 +15,101 @@ from runner.execute.protocol import Executor
 from runner.model.state import RunState
 from runner.plan.config import RefineConfig
 from runner.plan.schedule import has_converged
-from runner.refinement.initial import check_references, initial_state, read_references
+from runner.refinement.beginning import Beginning, NewRun
 from runner.refinement.iteration import assign_poses, iterate, with_initial_resolution
 from runner.refinement.output import iteration_names, write_data, write_iteration, write_unfiltered
-from runner.refinement.reduction import discard
-from runner.refinement.resume import resume
-from runner.refinement.run import Run, announce, open_run
+from runner.refinement.record import RunRecord
+from runner.refinement.resume import continued_run
+from runner.refinement.run import Run, announce
 from runner.report.events import Events, RunFinished
 from runner.store.cache import use_cache
 from runner.store.objects import check_writable
 
 
 def run_refine(config: RefineConfig, events: Events) -> None:
-    """Refine or classify as ``config`` says, from a reference or from where an earlier run was.
+    """Refine or classify as ``config`` says, from a reference, from where an earlier run was, or from its own commits.
 
     Raises
     ------
-    UsageError, InputError, StorageError
-        Flags, data or storage do not allow it; nothing is left half-written.
+    UsageError, InputError, StorageError, Preempted
+        Flags, data or storage do not allow it, or another driver does it; nothing is left half-written.
     """
     use_cache(config.cache, int(config.cache_size * 1e9))
-    with threadpool_limits(1), LocalExecutor(config.j) as executor:
-        begin = resume if config.continue_ else _start
-        run, state = begin(config, events, executor)
+    beginning: Beginning = continued_run(config, events) if config.continue_ else NewRun(config)
+    check_writable(f"{beginning.config.o}_optimiser.star")
+    record = RunRecord(beginning.config, beginning.files, int(time.time()), beginning.iteration, events)
+    if record.result is not None:
+        events.note(f"{beginning.config.o}: this run is finished, nothing is left to do; --overwrite starts it afresh")
+        events.emit(record.result)
+        return
+    with record.driving(), LocalExecutor(config.j) as executor, threadpool_limits(1):
+        if record.result is None:
+            _drive(beginning, record, executor, events)
+
+
+def _drive(beginning: Beginning, record: RunRecord, executor: Executor, events: Events) -> None:
+    """Compute what is not done yet."""
+    run = beginning.open_run(record.config, events, executor)
+    record.begin(len(run.table))
+    state = record.last_state()
+    announce(run, state.iteration if state is not None else None)
+    if state is None:
+        state = beginning.state(run)
         write_iteration(run, state)
-        discard(run.layout.iteration(state.iteration))
-        state = with_initial_resolution(run, state)
-        if run.config.skip_maximize:
-            _assign_only(run, state)
-        elif run.config.auto_refine:
-            _auto_refine(run, state)
-        else:
-            _classify(run, state)
+        state = record.commit(with_initial_resolution(run, state))
+    if run.config.skip_maximize:
+        result = _assign_only(run, state)
+    elif run.config.auto_refine:
+        result = _auto_refine(run, record, state)
+    else:
+        result = _classify(run, record, state)
+    events.emit(result)
+    record.finish(result)
 
 
-def _start(config: RefineConfig, events: Events, executor: Executor) -> tuple[Run, RunState]:
-    """A new run, before its first iteration."""
-    check_writable(f"{config.o}_optimiser.star")
-    references, voxel_size = read_references(config)
-    run = open_run(config, events, executor, len(references))
-    check_references(run, references, voxel_size)
-    announce(run)
-    return run, initial_state(run, references)
-
-
-def _auto_refine(run: Run, state: RunState) -> None:
+def _auto_refine(run: Run, record: RunRecord, state: RunState) -> RunFinished:
     """Iterate until neither resolution nor poses improve at the finest useful sampling, then join the halves."""
-    while state.iteration < run.config.auto_iter_max:
+    while state.iteration < run.config.auto_iter_max and not _is_joined(state):
         final = run.config.force_converge or has_converged(run.policy, state.schedule)
         state, maps = iterate(run, state, final)
-        unfiltered = write_unfiltered(run, iteration_names(run, state), maps) if maps is not None else []
-        names = write_iteration(run, state)
-        discard(run.layout.iteration(state.iteration))
-        if final:
-            _finish(run, state, [names.reference(), *unfiltered, names.data, names.model()])
-            return
+        if maps is not None:
+            write_unfiltered(run, iteration_names(run, state), maps)
+        write_iteration(run, state)
+        state = record.commit(state)
+    names = iteration_names(run, state)
+    if _is_joined(state):
+        files = [names.reference(), names.unfiltered(0), names.unfiltered(1), names.data, names.model()]
+        return _finished(state, files)
     run.events.warn(
         f"no convergence after --auto_iter_max {run.config.auto_iter_max} iterations: the last half maps are not joined"
     )
-    _finish(run, state, [iteration_names(run, state).reference(half) for half in (0, 1)])
+    return _finished(state, [names.reference(half) for half in (0, 1)])
 
 
-def _classify(run: Run, state: RunState) -> None:
+def _is_joined(state: RunState) -> bool:
+    """Whether the half sets of an automated refinement have become one."""
+    return len(state.halves) == 1
+
+
+def _classify(run: Run, record: RunRecord, state: RunState) -> RunFinished:
     """Iterate as often as asked."""
     while state.iteration < run.config.iter:
         state, _ = iterate(run, state)
         write_iteration(run, state)
-        discard(run.layout.iteration(state.iteration))
-    _finish(run, state, [iteration_names(run, state).reference(0, k) for k in range(run.classes)])
+        state = record.commit(state)
+    return _finished(state, [iteration_names(run, state).reference(0, k) for k in range(run.classes)])
 
 
-def _assign_only(run: Run, state: RunState) -> None:
+def _assign_only(run: Run, state: RunState) -> RunFinished:
     """Assign poses once; the model stays as it is."""
     state = assign_poses(run, state)
-    files = [write_data(run, state)]
-    discard(run.layout.iteration(state.iteration))
-    _finish(run, state, files)
+    return _finished(state, [write_data(run, state)])
 
 
-def _finish(run: Run, state: RunState, files: list[str]) -> None:
-    run.events.emit(
-        RunFinished(
-            "refine",
-            iterations=state.iteration,
-            resolution_angst=1.0 / max(state.schedule.current_resolution, 1e-6),
-            files=tuple(files),
-        )
+def _finished(state: RunState, files: list[str]) -> RunFinished:
+    return RunFinished(
+        "refine",
+        iterations=state.iteration,
+        resolution_angst=1.0 / max(state.schedule.current_resolution, 1e-6),
+        files=tuple(files),
     )

@@ -42,9 +42,7 @@ SMALLEST_POWER_RATIO, LARGEST_POWER_RATIO = 1e-8, 1e4
 
 def read_references(config: RefineConfig) -> tuple[npt.NDArray[np.float32], float]:
     """The initial maps ``(n, N, N, N)`` and their voxel size: one map, or one for each row of a STAR file."""
-    names = [config.ref]
-    if config.ref.endswith(".star"):
-        names = [resolve(name, config.ref) for name in _listed_references(config.ref)]
+    names = [name for name in reference_names(config) if not name.endswith(".star")]
     volumes = [read_map_of_flag("--ref", name) for name in names]
     for name, volume in zip(names, volumes, strict=True):
         least = float(volume.data.min())
@@ -56,6 +54,13 @@ def read_references(config: RefineConfig) -> tuple[npt.NDArray[np.float32], floa
             )
     voxel_size = config.ref_angpix if config.ref_angpix > 0 else volumes[0].voxel_size_angst
     return np.stack([volume.data for volume in volumes]), voxel_size
+
+
+def reference_names(config: RefineConfig) -> list[str]:
+    """The files of the initial maps: one map, or a STAR file and the maps that it lists."""
+    if not config.ref.endswith(".star"):
+        return [config.ref]
+    return [config.ref, *(resolve(name, config.ref) for name in _listed_references(config.ref))]
 
 
 def _listed_references(url: str) -> list[str]:
@@ -215,7 +220,7 @@ def noise_statistics(run: Run, poses: PoseState) -> tuple[list[NoiseStatistics],
         mask=run.mask,
         skip_bad=run.skip_bad,
     )
-    folder = run.layout.iteration(0)
+    folder = run.folder(0)
     digest = write_input(f"{folder}/{INPUT}", given)
     if run.in_process:
         remember(f"{folder}/{INPUT}", digest, given)

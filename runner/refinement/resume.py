@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,10 +17,10 @@ from runner.plan.flags import flags_of, given_fields
 from runner.plan.glibc_random import initial_perturbation
 from runner.plan.schedule import angular_step_deg
 from runner.plan.validation import check_settings
+from runner.refinement.beginning import files_of_flags
 from runner.refinement.initial import half_members
-from runner.refinement.run import Run, announce, coarse_grid, open_run
+from runner.refinement.run import Run, coarse_grid, open_run
 from runner.report.events import Events
-from runner.store.objects import check_writable
 
 # RELION's rules: what the files of a run keep unless it is given again, the same in a classification only, and what
 # they never keep.
@@ -38,13 +38,50 @@ _NEVER_KEPT = """
 _SIGMAS = ("sigma_rot", "sigma_tilt", "sigma_psi")
 
 
-def resume(config: RefineConfig, events: Events, executor: Executor) -> tuple[Run, RunState]:
-    """The run whose optimiser STAR file is ``config.continue_``, as it was after that iteration.
+@dataclass(frozen=True)
+class ContinuedRun:
+    """A run that begins with an iteration of an earlier one, see `runner.refinement.beginning.Beginning`.
+
+    Attributes
+    ----------
+    config : what the earlier run was asked to do, changed by the flags that were given now.
+    resumed : the earlier run; given : fields of the flags that were given now.
+    """
+
+    config: RefineConfig
+    resumed: ResumedRun
+    given: frozenset[str]
+
+    @property
+    def iteration(self) -> int:
+        """Number of that iteration."""
+        return self.resumed.iteration
+
+    @property
+    def files(self) -> dict[str, str]:
+        """URL -> flag of the files of the earlier run that decide, and of those that flags name."""
+        maps = [url for urls in self.resumed.reference_urls for url in urls]
+        earlier = dict.fromkeys([self.config.continue_, self.resumed.data_url, *maps], "--continue")
+        return {**earlier, **files_of_flags(self.config)}
+
+    def open_run(self, config: RefineConfig, events: Events, executor: Executor) -> Run:
+        """The constant part of the run."""
+        run = open_run(config, events, executor, config.K)
+        _check_particles(run, self.resumed)
+        return replace(run, continued_from=self.iteration)
+
+    def state(self, run: Run) -> RunState:
+        """The state after that iteration."""
+        return _state(run, self.resumed, self.given)
+
+
+def continued_run(config: RefineConfig, events: Events) -> ContinuedRun:
+    """The run that goes on with the one whose optimiser STAR file is ``config.continue_``.
 
     Raises
     ------
     InputError, UsageError
-        A file of the run is missing, or the files do not belong together; or the flags leave nothing to do.
+        A file of the earlier run is missing, or the files do not belong together; or nothing is left to do.
     """
     resumed = read_run(config.continue_)
     if resumed.iteration == 0:
@@ -57,13 +94,7 @@ def resume(config: RefineConfig, events: Events, executor: Executor) -> tuple[Ru
         raise UsageError(
             f"{config.continue_}: all {done} iterations up to {flag} {last} are done; give a larger {flag}"
         )
-    check_writable(f"{effective.o}_optimiser.star")
-    run = open_run(effective, events, executor, effective.K)
-    _check_particles(run, resumed)
-    run = replace(run, continued_from=done)
-    state = _state(run, resumed, given_fields(config))
-    announce(run)
-    return run, state
+    return ContinuedRun(effective, resumed, given_fields(config))
 
 
 def _effective(config: RefineConfig, resumed: ResumedRun, events: Events) -> RefineConfig:
@@ -72,7 +103,8 @@ def _effective(config: RefineConfig, resumed: ResumedRun, events: Events) -> Ref
         raise InputError(f"{config.continue_}: a run with --NN; references are interpolated linearly here, use RELION")
     flags = {flag.field: flag.name for flag in flags_of(RefineConfig)}
     given = given_fields(config)
-    allowed, never_kept = set(_KEPT_UNLESS_GIVEN.split()), set(_NEVER_KEPT.split())
+    without_effect = {flag.field for flag in flags_of(RefineConfig) if not flag.results}
+    allowed, never_kept = set(_KEPT_UNLESS_GIVEN.split()), set(_NEVER_KEPT.split()) | without_effect
     if not resumed.settings.get("auto_refine"):
         allowed |= set(_SEARCH.split())
     if "," in config.sym:  # the files keep the point group of the first class only

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -26,9 +25,10 @@ from runner.plan.flags import flags_of, given_fields
 from runner.plan.schedule import SchedulePolicy
 from runner.refinement.inputs import SET_ASIDE, Computing, Device, Particles, open_backend, particles_of
 from runner.refinement.reduction import UnitDone
-from runner.report.events import Events, ParticleSetAside, RunStarted, UnitFinished
+from runner.report.events import Events, ParticleSetAside, RunResumed, RunStarted, UnitFinished
 from runner.report.logs import open_log
 from runner.store.layout import RunLayout
+from runner.store.objects import absolute
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -54,6 +54,7 @@ class Run:
     config: RefineConfig
     prefix: str
     executor: Executor
+    table: ParticleTable
     particles: Particles
     box: int
     voxel_size_angst: float
@@ -74,14 +75,14 @@ class Run:
     continued_from: int = 0
 
     @property
-    def table(self) -> ParticleTable:
-        """The particles' table."""
-        return self.particles.table
-
-    @property
     def layout(self) -> RunLayout:
         """Names of the objects beside RELION's files."""
         return RunLayout(self.prefix)
+
+    def folder(self, iteration: int) -> str:
+        """The folder of the units of an iteration, as whoever computes them understands it."""
+        folder = self.layout.iteration(iteration)
+        return folder if self.in_process else absolute(folder)
 
     @property
     def in_process(self) -> bool:
@@ -115,7 +116,7 @@ class Run:
 
 
 def open_run(config: RefineConfig, events: Events, executor: Executor, references: int) -> Run:
-    """Read the particle table and the masks and settle what the flags leave open.
+    """Read the particle table and the masks and settle what the flags leave open; the random seed is given.
 
     Parameters
     ----------
@@ -145,11 +146,11 @@ def open_run(config: RefineConfig, events: Events, executor: Executor, reference
         if limit > box * voxel_size:
             raise UsageError(f"{flag} {limit:g}: no shell of the box is coarser than {box * voxel_size:g} A; give less")
     computing, device = _computing(config, events, isinstance(executor, LocalExecutor))
-    seed = config.random_seed if config.random_seed >= 0 else int(time.time())
     return Run(
         config=config,
         prefix=config.o,
         executor=executor,
+        table=table,
         particles=particles_of(table, config.ctf),
         box=box,
         voxel_size_angst=voxel_size,
@@ -159,20 +160,23 @@ def open_run(config: RefineConfig, events: Events, executor: Executor, reference
         computing=computing,
         device=device,
         symmetry=_symmetry(config.sym, classes),
-        mask=Mask(diameter / (2 * voxel_size), config.maskedge, config.zero_mask, seed),
+        mask=Mask(diameter / (2 * voxel_size), config.maskedge, config.zero_mask, config.random_seed),
         solvent=_solvent(config, box, voxel_size, diameter),
         solvent_mean=_read_mask(config.solvent_mask2, box, "--solvent_mask2") if config.solvent_mask2 else None,
         solvent_lowpass=_read_mask(config.lowpass_mask, box, "--lowpass_mask") if config.lowpass_mask else None,
-        seed=seed,
+        seed=config.random_seed,
         grows_classes=references == 1 and classes > 1,
         fixed_tau2=_fixed_tau2(config, classes, box // 2 + 1) if config.tau else None,
         events=events,
     )
 
 
-def announce(run: Run) -> None:
-    """Tell that the run starts, and what was settled for it."""
-    run.events.add(open_log(run.prefix))
+def announce(run: Run, resumed_from: int | None = None) -> None:
+    """Tell that the run starts and what was settled for it, or that it is resumed after an iteration."""
+    run.events.add(open_log(run.prefix, resumed=resumed_from is not None))
+    if resumed_from is not None:
+        run.events.emit(RunResumed("refine", run.prefix, resumed_from))
+        return
     settled = {"random_seed": run.seed, "classes": run.classes}
     run.events.emit(RunStarted("refine", run.prefix, len(run.table), settled))
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from runner import cli
 from runner.formats.mrc import read_mrc
 from runner.plan.simulate_config import SimulateConfig
 from runner.simulate import run_simulate
+from runner.store import backend
 from tests.conftest import REPOSITORY
 from tests.e2e.bad_inputs import (
     BOX,
@@ -306,31 +306,34 @@ def test_a_process_ends_the_same_way(name: str, folder: Path) -> None:
     assert listing(folder) == before
 
 
-@pytest.mark.parametrize("number", [2, 8, 10])
-def test_a_full_disk_leaves_whole_files(
-    number: int, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "it000_optimiser.star", "state.npz", "commit.json", "it001_data.star"]
+)
+def test_a_full_disk_leaves_whole_files_and_a_run_to_go_on_with(
+    name: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["refine", *WORKING["refine"].split()]
     assert cli.run(words) == 0
     whole = listing((folder / "out").rename("whole"))
-    opened = 0
+    is_full = False
 
-    def fdopen(handle: int, mode: str, original: Callable[..., Any] = os.fdopen) -> Any:
-        nonlocal opened
-        opened += 1
-        if opened < number:
-            return original(handle, mode)
-        os.close(handle)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def write_beside(path: Path, data: bytes, original: Callable[..., Path] = backend._write_beside) -> Path:
+        nonlocal is_full
+        is_full |= path.name.endswith(name)
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(path, data)
 
     capsys.readouterr()
-    monkeypatch.setattr(os, "fdopen", fdopen)
-    assert cli.run(words) == STORAGE
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "_write_beside", write_beside)
+        assert cli.run(words) == STORAGE
     assert "No space left on device" in error_line(capsys.readouterr().err)
+    assert not any(file.name.endswith(name) for file in (folder / "out").rglob("*"))
+    assert cli.run(words) == 0
     written = listing(folder / "out")
-    assert len(written) == number - 1
-    timed = {name for name in written if name.endswith("_events.jsonl")}
-    assert [name for name in written if name not in timed and written[name] != whole[name]] == []
+    assert written.keys() == whole.keys()
+    assert [each for each in written if not each.endswith("_events.jsonl") and written[each] != whole[each]] == []
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
@@ -349,8 +352,13 @@ def test_a_stopped_run_leaves_whole_files(sent: signal.Signals, code: int, folde
     process.stderr.close()
     assert process.wait(120) == code
     assert error_line(rest)
-    files = sorted((folder / "out").iterdir())
-    assert [file.name for file in files if file.suffix not in (".mrc", ".star", ".bild")] == []
+    files = sorted(file for file in (folder / "out").iterdir() if file.is_file())
+    others = [file.name for file in files if file.suffix not in (".mrc", ".star", ".bild")]
+    assert others == ["run_events.jsonl", "run_manifest.json"]
+    assert {file.suffix for file in (folder / "out" / "run_work").rglob("*") if file.is_file()} <= {
+        ".npz", ".json", ".alive", ".released"
+    }  # fmt: skip
+    assert (folder / "out" / "run_work" / "driver" / "000001.released").exists()
     assert all(read_mrc(str(file)).data.shape == (BOX,) * 3 for file in files if file.suffix == ".mrc")
 
 
