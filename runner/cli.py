@@ -24,6 +24,7 @@ from runner.plan.config import ReconstructConfig, RefineConfig
 from runner.plan.execution_config import SchedulerConfig, WorkerConfig
 from runner.plan.flags import flags_of
 from runner.plan.ingest_config import IngestConfig
+from runner.plan.plan_config import PlanConfig
 from runner.plan.relion_flags import (
     RECONSTRUCT_IGNORED,
     RECONSTRUCT_REFUSED,
@@ -68,6 +69,7 @@ def add_command(
     text: str,
     ignored: Mapping[str, Ignored] | None = None,
     refused: Mapping[str, str] | None = None,
+    module: str = "",
 ) -> None:
     """Add the sub-command of one use case.
 
@@ -77,6 +79,7 @@ def add_command(
     use_case : name of the sub-command and of the module ``runner.NAME`` with its function ``run_NAME(config, events)``.
     text : help of the sub-command.
     ignored, refused : flags of RELION's program that the sub-command answers, see `runner.plan.relion_flags`.
+    module : name of the module when it is another one.
     """
     flags = flags_of(config_class)
 
@@ -92,7 +95,7 @@ def add_command(
         config.validate()
         from runner.report.progress import open_events
 
-        run = getattr(import_module(f"runner.{use_case}"), f"run_{use_case}")
+        run = getattr(import_module(f"runner.{module or use_case}"), f"run_{use_case}")
         with open_events() as events:
             for note in ctx.obj:
                 events.emit(Noted(note))
@@ -152,6 +155,14 @@ add_command(
     "Refine poses and map, as relion_refine_mpi does: auto-refine with --auto_refine, 3D classification without.",
     REFINE_IGNORED,
     REFINE_REFUSED,
+)
+add_command(
+    PlanConfig,
+    "plan",
+    "Tell what a refinement would compute, read, write, hold and cost: the flags of refine, before it is run.",
+    REFINE_IGNORED,
+    REFINE_REFUSED,
+    module="plan_run",
 )
 add_command(DemoConfig, "demo", "Simulate, reconstruct and refine a small case, and show what came out.")
 add_command(SchedulerConfig, "scheduler", "Serve as the meeting point of drivers and workers on several machines.")

@@ -1,0 +1,1 @@
+"""How the plan of a run is made: its iterations counted, a small one of each kind timed."""
