@@ -88,6 +88,7 @@ class RunRecord:
         with claim(self._layout, describe) as self._lease:
             try:
                 self._look()
+                self._remove_partial_results()
                 yield
             except (UsageError, InputError):
                 if self.is_new:
@@ -237,6 +238,11 @@ class RunRecord:
         objects.delete([self._layout.manifest, self._layout.finished])  # first: without them nothing is resumed
         objects.delete(results)
 
+    def _remove_partial_results(self) -> None:
+        """Remove what a driver that was killed has left of files that it was writing."""
+        partial = objects.partial_files(objects.parent(self._layout.prefix))
+        objects.delete([url for url, whole in partial.items() if self._layout.is_result(whole)])
+
     def _remove_work(self, needed: Callable[[str], bool] = lambda _: False) -> None:
         """Remove the work but for the drivers' claims and what is needed."""
         urls = (each.url for each in objects.list_objects(self._layout.work))
@@ -254,6 +260,11 @@ class RunRecord:
         """Leave of the work of a finished run only the mark that it is finished."""
         self._remove_work(lambda url: url == self._layout.finished)
         lease.release(tidy=True)
+        self._remove_work_folders()
+
+    def _remove_work_folders(self) -> None:
+        """Remove the empty local folders of the work, which may hold pieces of files whose writers were killed."""
+        objects.delete(objects.partial_files(self._layout.work, below=True))
         objects.remove_empty_folders(self._layout.work)
 
     def _remove_traces(self, lease: DriverLease) -> None:
@@ -261,7 +272,8 @@ class RunRecord:
         self._remove_work()
         objects.delete([self._layout.manifest])
         lease.release(tidy=True)
-        for folder in (self._layout.work, *self._made_folders):
+        self._remove_work_folders()
+        for folder in self._made_folders:
             objects.remove_empty_folders(folder)
 
 

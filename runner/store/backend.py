@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import uuid
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ class LocalBackend:
         found = []
         for folder, _, names in os.walk(path):
             for name in names:
-                if not _is_temporary(name):
+                if whole_name(name) is None:
                     file = os.path.join(folder, name)  # noqa: PTH118 -- keeps the form of `path`
                     try:
                         facts = os.stat(file)  # noqa: PTH116
@@ -129,8 +130,10 @@ class LocalBackend:
             Path(path).unlink(missing_ok=True)
 
 
-def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".part")
+def whole_name(name: str) -> str | None:
+    """The name that a file which is being written gets when it is whole; None when ``name`` is not of such a file."""
+    match = re.fullmatch(r"\.(.+)\.[0-9a-f]{32}\.part", name)
+    return match[1] if match else None
 
 
 def _write_beside(path: Path, data: bytes) -> Path:

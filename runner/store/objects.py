@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from runner.errors import InputError, StorageError
-from runner.store.backend import Backend, ObjectInfo
+from runner.store.backend import Backend, ObjectInfo, whole_name
 from runner.store.counts import count, request_counts, reset_request_counts
 from runner.store.options import StoreOptions, backend_of, options_in_use, request, use
 from runner.store.retry import reason, s3_answer
-from runner.store.urls import basename, is_local, is_url, join, local_path, parent
+from runner.store.urls import absolute, basename, is_local, is_url, join, local_path, parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ObjectInfo",
     "StoreOptions",
+    "absolute",
     "basename",
     "candidates",
     "check_writable",
@@ -43,6 +44,7 @@ __all__ = [
     "local_path",
     "options_in_use",
     "parent",
+    "partial_files",
     "read_bytes",
     "remove_empty_folders",
     "request_counts",
@@ -202,6 +204,24 @@ def list_names(folder: str) -> set[str]:
         When the store does not answer.
     """
     return _listing(folder) or set()
+
+
+def partial_files(folder: str, below: bool = False) -> dict[str, str]:
+    """Local files in ``folder`` (or ``below`` it) that are being written or that a killed writer has left.
+
+    Returns
+    -------
+    URL -> URL that it is to get when it is whole; nothing in other stores, where no such files are.
+    """
+    if not is_local(folder):
+        return {}
+    folders = [folder]
+    if below:
+        start, root = folder.rstrip("/"), str(local_path(folder))
+        folders = [start + path[len(root) :] for path, _, _ in os.walk(root)]
+    found = ((each, name) for each in folders for name in list_names(each))
+    intended = ((join(each, name), whole_name(name), each) for each, name in found)
+    return {url: join(each, name) for url, name, each in intended if name is not None}
 
 
 def remove_empty_folders(folder: str) -> None:

@@ -20,6 +20,11 @@ def local_path(url: str) -> Path:
     return Path(url.split("://", 1)[1] if is_url(url) else url)
 
 
+def absolute(url: str) -> str:
+    """``url`` as a process with another working directory understands it; "" stays as it is."""
+    return str(local_path(url).absolute()) if url and is_local(url) else url
+
+
 def join(base: str, name: str) -> str:
     """``name`` below the folder ``base``; an absolute path or URL is returned as it is."""
     if is_url(name) or Path(name).is_absolute() or not base:
