@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from kernels.accuracy import pose_accuracy
 from kernels.backend import cpu_backend
+from kernels.clock import Clock
 from kernels.orientations import angular_distance, angular_step_deg
 from kernels.spectra import tau2_from_reference
 from runner.model.state import HalfModel, PoseState, RunState, ScheduleState
@@ -62,10 +63,11 @@ def iterate(run: Run, state: RunState, final: bool = False) -> tuple[RunState, H
     schedule = _with_changes(run, state, found.schedule, poses)
     cross_correlation = uses_cross_correlation(run, state.iteration)
     maps, sums = None, found.assigned.sums
-    if run.config.split_random_halves:
-        halves, schedule, maps = maximize_halves(run, state.halves, sums, schedule, cross_correlation, final)
-    else:
-        halves = [maximize_classes(run, state.halves[0], sums[0], schedule, found.signal, cross_correlation)]
+    with found.clock.stage("maximization"):
+        if run.config.split_random_halves:
+            halves, schedule, maps = maximize_halves(run, state.halves, sums, schedule, cross_correlation, final)
+        else:
+            halves = [maximize_classes(run, state.halves[0], sums[0], schedule, found.signal, cross_correlation)]
     if run.grows_classes and cross_correlation and state.iteration == 1:
         _copy_first_class(halves[0])
     schedule = with_resolution(run.policy, schedule, halves[0].ssnr, state.iteration)
@@ -78,7 +80,7 @@ def iterate(run: Run, state: RunState, final: bool = False) -> tuple[RunState, H
         schedule=schedule,
         references_are_ctf_corrected=run.config.ctf or state.references_are_ctf_corrected,
     )
-    _report(run, state, found.assigned)
+    _report(run, state, found)
     return state, maps
 
 
@@ -90,12 +92,15 @@ def assign_poses(run: Run, state: RunState) -> RunState:
 
 @dataclass(frozen=True)
 class _Found:
-    """What the E-step leaves to the M-step; ``signal`` (K, S) is tau2 of the references that it compared."""
+    """What the E-step leaves to the M-step; ``signal`` (K, S) is tau2 of the references that it compared, ``clock``
+    that of the driver.
+    """
 
     state: RunState
     schedule: ScheduleState
     assigned: Assigned
     signal: FloatArray
+    clock: Clock
 
 
 def _assigned(run: Run, state: RunState, final: bool) -> _Found:
@@ -103,18 +108,21 @@ def _assigned(run: Run, state: RunState, final: bool) -> _Found:
     state = replace(state, iteration=state.iteration + 1)
     state = _with_perturbation(run, state)
     schedule = with_image_sizes(run.policy, state.schedule, state.sampling, state.halves[0].average_pmax, final)
-    r_max = schedule.current_size // 2
-    transforms = [transform_references(half.references, run.config.pad, r_max) for half in state.halves]
-    signal = _signal(run, transforms[0], schedule)
-    for half in transforms:
-        limit_low_resolution(half, lowest_shell(run), run.config.pad)
-    state, schedule = _with_accuracy(run, state, schedule, transforms[0])
+    r_max, clock = schedule.current_size // 2, Clock()
+    with clock.stage("references"):
+        transforms = [transform_references(half.references, run.config.pad, r_max) for half in state.halves]
+        signal = _signal(run, transforms[0], schedule)
+        for half in transforms:
+            limit_low_resolution(half, lowest_shell(run), run.config.pad)
+    with clock.stage("accuracy"):
+        state, schedule = _with_accuracy(run, state, schedule, transforms[0])
     state, schedule = _with_sampling(run, state, schedule)
     _announce(run, state, schedule)
-    found = run_expectation(run, state, schedule, transforms, _class_restriction(run, state), progress(run))
+    with clock.stage("expectation"):
+        found = run_expectation(run, state, schedule, transforms, _class_restriction(run, state), progress(run))
     state = without_bad(run, state, found.bad)
     report_set_aside(run, found.bad)
-    return _Found(state, schedule, found, signal)
+    return _Found(state, schedule, found, signal, clock)
 
 
 def _signal(run: Run, transforms: list[Transform], schedule: ScheduleState) -> FloatArray:
@@ -278,7 +286,7 @@ def _copy_first_class(model: HalfModel) -> None:
     model.pdf_class = np.full(classes, model.pdf_class[0] / classes)
 
 
-def _report(run: Run, state: RunState, found: Assigned) -> None:
+def _report(run: Run, state: RunState, found: _Found) -> None:
     schedule = state.schedule
     run.events.emit(
         IterationFinished(
@@ -290,7 +298,8 @@ def _report(run: Run, state: RunState, found: Assigned) -> None:
             accuracy_rotation_deg=schedule.accuracy_rotation_deg,
             accuracy_translation_angst=schedule.accuracy_translation_angst,
             average_pmax=state.halves[0].average_pmax,
-            stages=dict(found.stages),
-            operations=dict(found.operations),
+            stages=dict(found.assigned.stages),
+            operations=dict(found.assigned.operations),
+            driver=found.clock.seconds,
         )
     )

@@ -89,7 +89,8 @@ class IterationFinished(Event):
 
     ``store`` counts requests by method and bytes by direction: ``{"GET": 12, "PUT": 3, "bytes_read": 1024, …}``.
     ``stages`` are the seconds of the stages of the E-step and ``operations`` their operations, summed over the units
-    that were computed by this driver's workers.
+    that were computed by this driver's workers; ``driver`` its own seconds: references transformed, accuracies
+    estimated, units waited for and merged (expectation), maximization.
     """
 
     iteration: int
@@ -103,6 +104,7 @@ class IterationFinished(Event):
     store: dict[str, int] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
     operations: dict[str, int] = field(default_factory=dict)
+    driver: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
