@@ -59,7 +59,9 @@ def run_ingest(config: IngestConfig, events: Events) -> None:
     events.emit(RunStarted("ingest", config.o, len(table)))
     settings = IngestSettings("float16" if config.float16 else "float32", config.on_bad_particle, config.overwrite)
     with open_executor(config, events) as executor:
-        ensure_ingested(table, config.o, executor, events, settings)
+        store = ensure_ingested(table, config.o, executor, events, settings)
+    for row, reason in sorted(store.bad.items()):
+        events.emit(ParticleSetAside(table.image_names[row], int(table.row_number[row]), reason))
     events.emit(RunFinished("ingest", files=(config.o,)))
 
 
@@ -98,12 +100,9 @@ def ensure_ingested(
     claim = objects.join(url, CLAIM)
     objects.delete([each.url for each in objects.list_objects(objects.join(url, WORK)) if each.url != claim])
     store = ParticleStore(url, contents, cache)
-    for row, reason in store.bad.items():
-        if settings.on_bad_particle == "fail":
-            raise InputError(
-                f"{reason} (it was set aside when {url} was made; --on_bad_particle skip goes on without it)"
-            )
-        events.emit(ParticleSetAside(table.image_names[row], int(table.row_number[row]), reason))
+    if store.bad and settings.on_bad_particle == "fail":
+        reason = next(iter(store.bad.values()))
+        raise InputError(f"{reason} (it was set aside when {url} was made; --on_bad_particle skip goes on without it)")
     return store
 
 

@@ -10,8 +10,8 @@ import time
 
 from threadpoolctl import threadpool_limits
 
-from runner.execute.local import LocalExecutor
 from runner.execute.protocol import Executor
+from runner.execution import open_executor
 from runner.model.state import RunState
 from runner.plan.config import RefineConfig
 from runner.plan.schedule import has_converged
@@ -42,7 +42,7 @@ def run_refine(config: RefineConfig, events: Events) -> None:
         events.note(f"{beginning.config.o}: this run is finished, nothing is left to do; --overwrite starts it afresh")
         events.emit(record.result)
         return
-    with record.driving(), LocalExecutor(config.j) as executor, threadpool_limits(1):
+    with record.driving(), open_executor(config, events) as executor, threadpool_limits(1):
         if record.result is None:
             _drive(beginning, record, executor, events)
 

@@ -68,7 +68,7 @@ def run_expectation(
         A particle cannot be used and is not to be skipped, or a half has no particle left.
     """
     given = _input(run, state, schedule, only_class)
-    folder = run.layout.iteration(state.iteration)
+    folder = run.folder(state.iteration)
     digest = write_input(f"{folder}/{INPUT}", given)
     if run.in_process:
         backend = open_backend(run.computing, run.device)

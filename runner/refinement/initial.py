@@ -226,7 +226,8 @@ def noise_statistics(run: Run, poses: PoseState) -> tuple[list[NoiseStatistics],
         remember(f"{folder}/{INPUT}", digest, given)
     work = Work(NOISE_UNIT, folder, digest, len(run.table), run.device, given.skip_bad)
     found = reduce_units(run.executor, work, progress(run)).result
-    report_set_aside(run, found.bad)
+    set_aside = known_bad(run) | found.bad
+    report_set_aside(run, set_aside)
     statistics = []
     for half in range(halves):
         count = found.sums["count"][half]
@@ -234,7 +235,7 @@ def noise_statistics(run: Run, poses: PoseState) -> tuple[list[NoiseStatistics],
             raise InputError(f"{run.table.source}: half {half + 1} has no particle that can be used; add particles")
         average = found.sums["volume"] / (halves * count.sum())
         statistics.append(NoiseStatistics(found.sums["power"][half], count, power_spectrum(forward(average))))
-    return statistics, known_bad(run) | found.bad
+    return statistics, set_aside
 
 
 def known_bad(run: Run) -> dict[int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -14,12 +15,14 @@ from kernels.backend import Backend, cpu_backend, cuda_backend
 from kernels.geometry import padded_radius, padded_squared_radius
 from kernels.likelihood import Mask, Model, Particle, Rules, Search
 from kernels.projection import reference_rft
-from runner.execute.images import ParticleSource, open_source
+from runner.execute.images import ParticleSource, StoreSource, open_source
 from runner.formats.checkpoint import pack, unpack
 from runner.formats.particles import read_particles
 from runner.model.particles import ParticleTable
 from runner.refinement.memory import Recent
-from runner.store.objects import read_bytes, write_bytes
+from runner.store.cache import open_cache
+from runner.store.objects import absolute, read_bytes, write_bytes
+from runner.store.particles import ParticleStore
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -30,11 +33,22 @@ SET_ASIDE = -1
 
 @dataclass(frozen=True)
 class Where:
-    """Where the particles are: the URL of their table, whether CTFs are used, and a digest that changes with them."""
+    """Where the particles are.
+
+    Attributes
+    ----------
+    url : of the table; ctf : whether CTFs are used; digest : changes with what the table names.
+    store : particle store that holds the volumes, empty where they are in files of their own.
+    position, row_number : (n,) particle of the store, and row of the STAR file from 1 up, of each row of the table;
+        empty without a store: then a process reads the table itself.
+    """
 
     url: str
     ctf: bool
     digest: str
+    store: str
+    position: IntArray
+    row_number: IntArray
 
 
 @dataclass(frozen=True)
@@ -140,11 +154,11 @@ class NoiseInput:
 
 @dataclass(frozen=True)
 class Particles:
-    """The particles of a run and the source of their volumes."""
+    """The particles of a run: the source of their volumes, and how a row is called in messages."""
 
-    table: ParticleTable
-    source: ParticleSource
     where: Where
+    source: ParticleSource
+    describe: Callable[[int], str]
 
 
 @dataclass(frozen=True)
@@ -162,26 +176,45 @@ _particles: Recent[Particles] = Recent(2)
 
 
 def particles_of(table: ParticleTable, ctf: bool) -> Particles:
-    """The particles of a table, remembered for the units that this process computes."""
+    """The particles of a table, remembered for the units that this process computes.
+
+    Raises
+    ------
+    InputError
+        When ``ctf`` is asked for and the particles name no CTF volumes.
+    """
     names = "\n".join([*table.image_urls, *(table.ctf_urls or []), *map(str, table.optics)])
-    where = Where(table.source, ctf, hashlib.sha256(names.encode()).hexdigest())
-    particles = Particles(table, open_source(table, ctf), where)
+    position, row_number = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    if table.store:
+        stored = {name: row for row, name in enumerate(ParticleStore.open(table.store).sources()["images"])}
+        position, row_number = np.array([stored[name] for name in table.image_names]), table.row_number
+    digest = hashlib.sha256(names.encode()).hexdigest()
+    where = Where(table.source, ctf, digest, absolute(table.store), position, row_number)
+    particles = Particles(where, open_source(table, ctf), table.describe)
     _particles.put(_key(where), particles)
     return particles
 
 
 def find_particles(where: Where) -> Particles:
-    """The particles that ``where`` names, read at most once in this process."""
+    """The particles that ``where`` names, found at most once in this process."""
 
     def find() -> Particles:
-        table = read_particles(where.url)
-        return Particles(table, open_source(table, where.ctf), where)
+        if not where.store:
+            table = read_particles(where.url)
+            return Particles(where, open_source(table, where.ctf), table.describe)
+        store = ParticleStore.open(where.store, open_cache())
+
+        def describe(row: int) -> str:
+            name = list(store.sources()["images"])[where.position[row]]
+            return f"{where.url} row {where.row_number[row]} ({name})"
+
+        return Particles(where, StoreSource(store, where.position.tolist()), describe)
 
     return _particles.get(_key(where), find)
 
 
 def _key(where: Where) -> str:
-    return f"{where.url} {where.ctf} {where.digest}"
+    return f"{where.url} {where.store} {where.ctf} {where.digest}"
 
 
 @cache

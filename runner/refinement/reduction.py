@@ -12,7 +12,7 @@ from runner.execute.protocol import Executor, Outcome, Task
 from runner.plan.units import node_name, reduction_levels, unit_name, unit_rows
 from runner.refinement.inputs import Device
 from runner.refinement.result import UnitResult, take_result, write_result
-from runner.store.objects import basename, delete, list_objects
+from runner.store.objects import list_objects
 
 Seconds = Counter[str]
 
@@ -68,12 +68,6 @@ def reduce_units(executor: Executor, work: Work, done: Callable[[UnitDone], None
         A unit or a node of the tree failed for good.
     """
     return _Reduction(executor, work, done).run()
-
-
-def discard(folder: str) -> None:
-    """Remove the inputs, units and nodes of the iterations below a folder; states and whatever else lies there stay."""
-    names = [info.url for info in list_objects(folder)]
-    delete(url for url in names if basename(url) == INPUT or basename(url).startswith(("unit_", "node_")))
 
 
 @dataclass

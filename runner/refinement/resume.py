@@ -145,8 +145,19 @@ def _state(run: Run, resumed: ResumedRun, given: frozenset[str]) -> RunState:
     _check_halves(run, poses)
     sampling = _sampling(run, resumed.sampling, given)
     halves = [
-        _model(run, replace(model.half, references=_references(run, urls), orientability=None), sampling, given)
-        for model, urls in zip(resumed.models, resumed.reference_urls, strict=True)
+        _model(
+            run,
+            # counted again: the file may leave out particles that were set aside, which will be found once more
+            replace(
+                model.half,
+                references=_references(run, urls),
+                group_particles=np.bincount(run.table.group_index[rows], minlength=len(run.table.group_names)),
+                orientability=None,
+            ),
+            sampling,
+            given,
+        )
+        for model, urls, rows in zip(resumed.models, resumed.reference_urls, half_members(run, poses), strict=True)
     ]
     return RunState(
         iteration=resumed.iteration,

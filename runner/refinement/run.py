@@ -18,6 +18,7 @@ from runner.execute.protocol import Executor
 from runner.formats.particles import read_particles
 from runner.formats.star import read_star
 from runner.formats.volumes import read_map_of_flag
+from runner.ingest import IngestSettings, ensure_ingested
 from runner.model.particles import ParticleTable
 from runner.model.state import PoseState, SamplingState
 from runner.plan.config import RefineConfig
@@ -28,7 +29,7 @@ from runner.refinement.reduction import UnitDone
 from runner.report.events import Events, ParticleSetAside, RunResumed, RunStarted, UnitFinished
 from runner.report.logs import open_log
 from runner.store.layout import RunLayout
-from runner.store.objects import absolute
+from runner.store.objects import absolute, is_local
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -130,7 +131,7 @@ def open_run(config: RefineConfig, events: Events, executor: Executor, reference
     if references > 1 and config.K not in (1, references):
         raise UsageError(f"--K {config.K}: --ref {config.ref} lists {references} maps; give as many classes as maps")
     classes = max(config.K, references)
-    table = read_particles(config.i)
+    table = _table(config, events, executor)
     for note in table.notes:
         events.note(note)
     for message in _without_effect(config):
@@ -169,6 +170,17 @@ def open_run(config: RefineConfig, events: Events, executor: Executor, reference
         fixed_tau2=_fixed_tau2(config, classes, box // 2 + 1) if config.tau else None,
         events=events,
     )
+
+
+def _table(config: RefineConfig, events: Events, executor: Executor) -> ParticleTable:
+    """The particles, from local files in this process; otherwise ingested first: a chunk is read with one request."""
+    table = read_particles(config.i)
+    if table.store or (isinstance(executor, LocalExecutor) and all(map(is_local, [config.i, *table.image_urls]))):
+        return table
+    store_url = RunLayout(config.o).particles
+    settings = IngestSettings(on_bad_particle=config.on_bad_particle, overwrite=config.overwrite)
+    ensure_ingested(table, store_url, executor, events, settings)
+    return read_particles(config.i, store_url=store_url)
 
 
 def announce(run: Run, resumed_from: int | None = None) -> None:

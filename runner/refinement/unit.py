@@ -132,7 +132,7 @@ def _expectation(opened: Opened, rows: range, clock: Clock) -> UnitResult:
                     members, opened.models[half], given.searches[half], given.mask, given.rules, opened.backend, clock
                 )
             except DegenerateParticleError as error:
-                where = particles.table.describe(error.index)
+                where = particles.describe(error.index)
                 _set_aside(error.index, InputError(f"{where}: {DEGENERATE}"), given.skip_bad, result.bad)
                 members = [particle for particle in members if particle.index != error.index]
                 continue

@@ -20,7 +20,8 @@ from runner.errors import InputError, StorageError, TomoburstError
 from runner.execute.local import LocalExecutor
 from runner.formats.mrc import read_mrc, write_mrc
 from runner.formats.particles import read_particles
-from runner.ingest import CLAIM, WORK, IngestSettings, ensure_ingested
+from runner.ingest import CLAIM, WORK, IngestSettings, ensure_ingested, run_ingest
+from runner.plan.ingest_config import IngestConfig
 from runner.report.events import Event, Events, Noted, ParticleSetAside
 from runner.store import objects
 from runner.store.counts import request_counts, reset_request_counts
@@ -238,6 +239,8 @@ def test_bad_particles_are_set_aside(data: Path, place: str) -> None:
     volumes = zarr.open_array(f"{place}/particles", mode="r")[:]
     assert [row for row in range(COUNT) if np.isnan(volumes[row]).any()] == sorted(rows)
     assert np.isnan(volumes[rows]).all()
+    config = IngestConfig(i=str(data / "particles.star"), o=place, on_bad_particle="skip")
+    run_ingest(config, Events(records))
     set_aside = [event for event in records.all if isinstance(event, ParticleSetAside)]
     assert {(event.particle, event.row) for event in set_aside} == {("subtomo/005.mrc", 5), ("subtomo/011.mrc", 11)}
     with pytest.raises(InputError, match=r"voxels are NaN.*--on_bad_particle skip"):
