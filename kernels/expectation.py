@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.accumulators import Accumulators
+from kernels.back_projection import Inserted
 from kernels.backend import Backend
 from kernels.candidates import (
     Candidates,
@@ -30,10 +31,13 @@ from kernels.likelihood import Assignment, FloatArray, Mask, Model, Particle, Ru
 from kernels.orientations import matrix_to_euler
 from kernels.posterior import Significant, significant, winner
 from kernels.preparation import PreparedParticle, prepare
-from kernels.scores import Terms, coarse_scores, correlation_terms, fine_scores, likelihood_terms
+from kernels.scores import Terms, coarse_scores, correlation_terms, fine_scores, likelihood_terms, slices
 from kernels.statistics import ClassPoints, accumulate
 
 IntArray = npt.NDArray[np.int64]
+
+SCORES_PER_BATCH, PARTICLES_PER_BATCH = 1 << 25, 8
+"""Particles of a global search are compared in batches of so many scores and particles, whatever the memory."""
 
 
 class DegenerateParticleError(ValueError):
@@ -70,6 +74,7 @@ def expectation(
     sums = Accumulators.zeros(
         len(model.pdf_class), len(model.sigma2_noise), model.pdf_direction.shape[1], model.box, model.r_max, model.pad
     )
+    inserted = [Inserted(data, weight, backend) for data, weight in zip(sums.data_rft, sums.weight_rft, strict=True)]
     assignments = []
     with clock.stage("prepare"):
         prepared = [prepare(particle, model, mask, rules, search.fixed_offset, backend) for particle in particles]
@@ -80,10 +85,13 @@ def expectation(
         except FloatingPointError as error:
             raise DegenerateParticleError(particle.source.index) from error
         with clock.stage("sums"):
-            accumulate(sums, particle, posterior.points, model, search, backend)
+            accumulate(sums, inserted, particle, posterior.points, model, search, backend)
         sums.log_likelihood += posterior.assignment.log_likelihood
         sums.pmax += posterior.assignment.pmax
         assignments.append(posterior.assignment)
+    with clock.stage("insert"):
+        for each in inserted:
+            each.finish()
     return sums, assignments
 
 
@@ -101,10 +109,9 @@ def _first_pass(
         everything = np.arange(candidates.prior.shape[1])
         with backend.clock.stage("poses"):
             matrices = candidates.matrices(search, everything, 0)[:, 0]
-        points = max(1, 3 * candidates.prior.size * len(shifts) * backend.real.itemsize)
-        batch = max(1, min(len(group), backend.memory_bytes // (2 * points)))
-        for start in range(0, len(group), batch):
-            members = group[start : start + batch]
+        batch = int(np.clip(SCORES_PER_BATCH // (candidates.prior.size * len(shifts)), 1, PARTICLES_PER_BATCH))
+        for batched in slices(len(group), batch):
+            members = group[batched]
             with backend.clock.stage("first_pass"):
                 terms = [_terms(particle, model, search, model.coarse_size, backend) for particle in members]
                 scores = coarse_scores(
@@ -200,8 +207,8 @@ def _second_pass(
     evaluated, log_weights = [], []
     for k in np.unique(coarse[0]):
         mine = coarse[0] == k
-        rows, row = np.unique(coarse[1][mine], return_inverse=True)
         columns, column = np.unique(coarse[2][mine], return_inverse=True)
+        rows, row = _by_translation(coarse[1][mine], column)
         with backend.clock.stage("poses"):
             matrices = candidates.matrices(search, rows, search.oversampling)
             shifts = fine_translations_px(search, model, columns, search.oversampling)
@@ -218,21 +225,33 @@ def _second_pass(
                 backend,
             )
         direction = np.repeat(candidates.direction[rows], matrices.shape[1])
-        evaluated.append((int(k), matrices.reshape(-1, 3, 3), shifts.reshape(-1, 3), direction, fine))
+        rotated = fine.rotated if model.fine_size == model.current_size else None
+        evaluated.append((int(k), matrices.reshape(-1, 3, 3), shifts.reshape(-1, 3), direction, fine, rotated))
         log_weights.append(log_prior[mine][fine.parent] - fine.score)
     log_weight = np.concatenate(log_weights)
     found = winner(-log_weight) if search.cross_correlation else significant(log_weight, search.adaptive_fraction, -1)
     points, first = [], 0
-    for k, turned, moves, direction, fine in evaluated:
+    for k, turned, moves, direction, fine, rotated in evaluated:
         last = first + len(fine.score)
         kept = slice(*np.searchsorted(found.index, (first, last)))
         index = found.index[kept] - first
         best = int(np.searchsorted(index, found.best - first)) if first <= found.best < last else -1
         points.append(
-            ClassPoints(k, turned, moves, direction, fine.row[index], fine.column[index], found.weight[kept], best)
+            ClassPoints(
+                k, turned, moves, direction, fine.row[index], fine.column[index], found.weight[kept], best, rotated
+            )
         )
         first = last
     return [part for part in points if len(part.weight)], found
+
+
+def _by_translation(orientation: IntArray, translation: IntArray) -> tuple[IntArray, IntArray]:
+    """Distinct orientations in the order of their first translation, and where each of (m,) is among them."""
+    distinct, place = np.unique(orientation, return_inverse=True)
+    first = np.full(len(distinct), np.iinfo(np.int64).max)
+    np.minimum.at(first, place, translation)
+    order = np.argsort(first, kind="stable")
+    return distinct[order], np.argsort(order)[place]
 
 
 def _assignment(

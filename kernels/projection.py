@@ -69,7 +69,7 @@ def _recentre(rft: Any, r_max: int, pad: float) -> Any:
     return grid
 
 
-def sample(reference: Any, matrices: Any, frequencies_xyz: Any, pad: float, backend: Backend) -> Any:
+def sample(reference: Any, matrices: Any, frequencies_xyz: Any, pad: float, backend: Backend, out: Any = None) -> Any:
     """Rotated references, real and imaginary parts stacked for use in matrix products.
 
     Parameters
@@ -77,6 +77,7 @@ def sample(reference: Any, matrices: Any, frequencies_xyz: Any, pad: float, back
     reference : (P, P, P//2 + 1) complex centred half grid (:func:`reference_rft`) on the backend's device.
     matrices : (n, 3, 3) rotation matrices A.
     frequencies_xyz : (3, n_f) frequencies kx, ky, kz in unpadded voxels, within the reference's radius.
+    out : where the result is put, otherwise a new array.
 
     Returns
     -------
@@ -84,17 +85,22 @@ def sample(reference: Any, matrices: Any, frequencies_xyz: Any, pad: float, back
     """
     with backend.clock.stage("sample"):
         backend.clock.count("samples", len(matrices) * frequencies_xyz.shape[1])
-        return _rotated(reference, matrices, frequencies_xyz, pad, backend)
+        return _sample(reference, matrices, frequencies_xyz, pad, backend, out)
 
 
-def _rotated(reference: Any, matrices: Any, frequencies_xyz: Any, pad: float, backend: Backend) -> Any:
+def _sample(reference: Any, matrices: Any, frequencies_xyz: Any, pad: float, backend: Backend, out: Any) -> Any:
     rotations = np.ascontiguousarray(np.swapaxes(matrices, -1, -2) * pad, dtype=backend.real)
     points = np.ascontiguousarray(frequencies_xyz, dtype=backend.real)
     if not backend.is_cpu:
-        return sample_arrays(reference, backend.xp.asarray(rotations), backend.xp.asarray(points), backend.xp)
-    stacked = np.empty((len(rotations), 2, points.shape[1]), dtype=backend.real)
-    sample_tiles(reference.reshape(-1).view(backend.real), reference.shape[0], rotations, points, stacked)
-    return stacked
+        sampled = sample_arrays(reference, backend.xp.asarray(rotations), backend.xp.asarray(points), backend.xp)
+        if out is None:
+            return sampled
+        out[...] = sampled
+        return out
+    if out is None:
+        out = np.empty((len(rotations), 2, points.shape[1]), dtype=backend.real)
+    sample_tiles(reference.reshape(-1).view(backend.real), reference.shape[0], rotations, points, out)
+    return out
 
 
 def insert(data: Any, weight: Any, matrices: Any, frequencies_xyz: Any, values: Any, weights: Any, pad: float) -> None:

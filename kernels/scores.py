@@ -26,12 +26,13 @@ from kernels.likelihood import FloatArray, Model
 from kernels.preparation import PreparedParticle
 from kernels.projection import sample
 from kernels.sphere import Sphere, shifted, sphere
+from kernels.trilinear import stacked_power
 
 IntArray = npt.NDArray[np.int64]
 
-CACHED_VALUES = 1 << 22
-"""Rotated references are taken in blocks of about this many numbers, which stay in cache between sampling and
-product.
+COEFFICIENTS_PER_BLOCK, ROWS_PER_BLOCK = 4096, 128
+"""Rotated references are taken in blocks which stay in cache between sampling and product.  The blocks are the same
+whatever the memory, because sums change their last bits with their order.
 """
 
 
@@ -97,6 +98,13 @@ def correlation_terms(particle: PreparedParticle, model: Model, size: int, backe
     return Terms(gain * masked[flat] / backend.real.type(length or 1.0), gain * gain, 0.0)
 
 
+def power(rotated: Any, backend: Backend) -> Any:
+    """(n, n_f) squared amplitudes of stacked coefficients (n, 2, n_f)."""
+    if backend.is_cpu:
+        return stacked_power(rotated)
+    return backend.xp.square(rotated).sum(axis=1)
+
+
 def _score(norm: Any, cross: Any, cross_correlation: bool, xp: Any) -> Any:
     """Scores to be minimised from the two products; norm (...), cross (..., T)."""
     if cross_correlation:
@@ -125,23 +133,21 @@ def coarse_scores(
     """
     xp, points = backend.xp, sphere(size)
     shape = (len(terms), len(model.references_rft), len(matrices), len(shifts_px))
-    scores = xp.empty(shape, dtype=backend.real)
-    length = 2 * len(points)
-    particles = _fitting(len(terms), len(shifts_px) * length, backend)
-    rows = max(1, min(_fitting(len(matrices), 2 * length, backend), CACHED_VALUES // length))
-    norms = xp.stack([term.norm for term in terms])
-    for p in _slices(len(terms), particles):
-        images = xp.concatenate([shifted(term.cross, shifts_px, points, model.box, backend) for term in terms[p]])
-        images = images.reshape(-1, length)
+    cross, norm = xp.zeros(shape, dtype=backend.real), xp.zeros(shape[:3], dtype=backend.real)
+    for chosen, lines in points.blocks(COEFFICIENTS_PER_BLOCK):
+        frequencies = points.frequencies_xyz[:, chosen]
+        images = xp.stack([shifted(term.cross[chosen], shifts_px, points, model.box, backend, lines) for term in terms])
+        images = images.reshape(shape[0] * shape[3], -1).T
+        gains = xp.stack([term.norm[chosen] for term in terms]).T
         for k, reference in enumerate(model.references_rft):
-            for r in _slices(len(matrices), rows):
-                rotated = sample(reference, matrices[r], points.frequencies_xyz, model.pad, backend)
-                norm = xp.square(rotated).sum(axis=1) @ norms[p].T
-                backend.clock.count("gemm_flops", 2 * len(rotated) * length * len(images))
-                backend.clock.count("comparisons", len(rotated) * len(images))
-                cross = (rotated.reshape(-1, length) @ images.T).reshape(len(rotated), -1, len(shifts_px))
-                scores[p, k, r] = _score(norm, cross, cross_correlation, xp).swapaxes(0, 1)
-    return scores
+            for r in slices(len(matrices), ROWS_PER_BLOCK):
+                rotated = sample(reference, matrices[r], frequencies, model.pad, backend)
+                norm[:, k, r] += (power(rotated, backend) @ gains).T
+                product = rotated.reshape(len(rotated), -1) @ images
+                cross[:, k, r] += product.reshape(-1, shape[0], shape[3]).swapaxes(0, 1)
+                backend.clock.count("gemm_flops", 2 * product.size * images.shape[0])
+                backend.clock.count("comparisons", product.size)
+    return _score(norm, cross, cross_correlation, xp)
 
 
 @dataclass(frozen=True)
@@ -152,12 +158,14 @@ class FinePoints:
     ----------
     parent : index of the coarse point; row : index into the fine orientations; column : into the fine translations.
     score : to be minimised, without the particle's constant.
+    rotated : the rotated references (U * 8**q, 2, n_b) of every block of coefficients, where they fit the memory.
     """
 
     parent: IntArray
     row: IntArray
     column: IntArray
     score: FloatArray
+    rotated: list[Any] | None
 
 
 def fine_scores(
@@ -181,31 +189,48 @@ def fine_scores(
 
     Notes
     -----
-    The points fill a (U, V) table sparsely.  Orientations are sorted by their first translation and taken in blocks;
-    each block is one product with the union of its translations, of which the asked entries are kept.
+    The points fill a (U, V) table sparsely.  Orientations are taken in blocks; each block is one product with the union
+    of its translations, of which the asked entries are kept.  Orientations with similar translations should follow
+    each other.
     """
     orientation, translation = pairs
-    rows_per_block = max(1, min(16, _fitting(len(matrices), 2 * matrices.shape[1] * len(sphere(size)), backend)))
+    rotated = _room_for_references(matrices, sphere(size), backend)
     order = np.lexsort((translation, orientation))
-    first_translation = np.full(len(matrices), len(shifts_px))
-    np.minimum.at(first_translation, orientation, translation)
-    rank = np.empty(len(matrices), dtype=np.int64)
-    sequence = np.argsort(first_translation, kind="stable")
-    rank[sequence] = np.arange(len(matrices))
-    block_of_point = rank[orientation] // rows_per_block
+    ordered = orientation[order]
     parts = []
-    for block in range(-(-len(matrices) // rows_per_block)):
-        points = order[block_of_point[order] == block]
-        chosen = sequence[block * rows_per_block : (block + 1) * rows_per_block]
+    for block in slices(len(matrices), max(1, ROWS_PER_BLOCK // matrices.shape[1])):
+        points = order[slice(*np.searchsorted(ordered, (block.start, block.stop)))]
         columns, column = np.unique(translation[points], return_inverse=True)
         table = _block_scores(
-            terms, reference, matrices[chosen], shifts_px[columns], size, cross_correlation, model, backend
+            terms,
+            reference,
+            matrices[block],
+            shifts_px[columns],
+            size,
+            cross_correlation,
+            model,
+            backend,
+            rotated and [part[block] for part in rotated],
         )
-        row = backend.xp.asarray(rank[orientation[points]] - block * rows_per_block)
+        row = backend.xp.asarray(orientation[points] - block.start)
         score = backend.to_host(table[row, :, backend.xp.asarray(column), :])
         backend.clock.count("comparisons", score.size)
         parts.append(_expand(points, orientation[points], translation[points], score))
-    return FinePoints(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
+    parent, row, column, score = (np.concatenate(field) for field in zip(*parts, strict=True))
+    return FinePoints(parent, row, column, score, rotated and [part.reshape(-1, *part.shape[2:]) for part in rotated])
+
+
+def _room_for_references(matrices: FloatArray, points: Sphere, backend: Backend) -> list[Any] | None:
+    """Empty (U, 8**q, 2, n_b) for every block of coefficients, or None when half the memory budget does not hold them.
+
+    Whether references are kept or sampled again changes nothing but the time.
+    """
+    count = len(matrices) * matrices.shape[1]
+    if 2 * count * len(points) * backend.real.itemsize > backend.memory_bytes // 2:
+        return None
+    blocks = points.blocks(COEFFICIENTS_PER_BLOCK)
+    shape = (*matrices.shape[:2], 2)
+    return [backend.xp.empty((*shape, chosen.stop - chosen.start), dtype=backend.real) for chosen, _ in blocks]
 
 
 def _expand(points: IntArray, orientation: IntArray, translation: IntArray, score: Any) -> tuple[Any, Any, Any, Any]:
@@ -226,32 +251,25 @@ def _block_scores(
     cross_correlation: bool,
     model: Model,
     backend: Backend,
+    keep: list[Any] | None,
 ) -> Any:
-    """(U, 8**q, V, 8**q) scores of a block of orientations with a block of translations."""
+    """(U, 8**q, V, 8**q) scores of a block of orientations with a block of translations; references go to ``keep``."""
     xp, points = backend.xp, sphere(size)
     shape = (*matrices.shape[:2], *shifts_px.shape[:2])
     turned, moves = matrices.reshape(-1, 3, 3), shifts_px.reshape(-1, 3)
     norm = xp.zeros(len(turned), dtype=backend.real)
     cross = xp.zeros((len(turned), len(moves)), dtype=backend.real)
-    for chosen, lines in coefficient_blocks(points, len(turned) + len(moves), backend):
-        rotated = sample(reference, turned, points.frequencies_xyz[:, chosen], model.pad, backend)
+    for number, (chosen, lines) in enumerate(points.blocks(COEFFICIENTS_PER_BLOCK)):
+        out = None if keep is None else keep[number].reshape(len(turned), 2, -1)
+        rotated = sample(reference, turned, points.frequencies_xyz[:, chosen], model.pad, backend, out)
         images = shifted(terms.cross[chosen], moves, points, model.box, backend, lines)
-        norm += xp.square(rotated).sum(axis=1) @ terms.norm[chosen]
+        norm += power(rotated, backend) @ terms.norm[chosen]
         backend.clock.count("fine_flops", 2 * rotated.size * len(moves))
         cross += rotated.reshape(len(turned), -1) @ images.reshape(len(moves), -1).T
     return _score(norm, cross, cross_correlation, xp).reshape(shape)
 
 
-def coefficient_blocks(points: Sphere, rows: int, backend: Backend) -> Iterator[tuple[slice, slice]]:
-    """Blocks of whole lines such that ``rows`` rows of stacked coefficients fit the memory budget."""
-    return points.blocks(_fitting(len(points), 4 * rows, backend))
-
-
-def _fitting(count: int, values_each: int, backend: Backend) -> int:
-    """How many of ``count`` items of ``values_each`` real numbers fit a quarter of the memory budget, at least one."""
-    return int(np.clip(backend.memory_bytes // (4 * backend.real.itemsize * max(1, values_each)), 1, max(1, count)))
-
-
-def _slices(count: int, step: int) -> Iterator[slice]:
+def slices(count: int, step: int) -> Iterator[slice]:
+    """Cut ``range(count)`` into slices of ``step``."""
     for start in range(0, count, step):
         yield slice(start, min(count, start + step))

@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.accumulators import Accumulators
+from kernels.back_projection import Inserted, PoseWeights, back_project
 from kernels.backend import Backend
 from kernels.geometry import likelihood_shells
 from kernels.likelihood import FloatArray, Model, Search
 from kernels.preparation import PreparedParticle
-from kernels.projection import insert, sample
-from kernels.scores import coefficient_blocks, inverse_noise, predicted_gain
+from kernels.projection import sample
+from kernels.scores import COEFFICIENTS_PER_BLOCK, inverse_noise, predicted_gain, slices
 from kernels.sphere import Sphere, shifted, sphere
 
 IntArray = npt.NDArray[np.int64]
@@ -40,6 +41,7 @@ class ClassPoints:
     shifts_px : (n_t, 3) fine translations, relative to the particle's centre.
     row, column, weight : (m,) parallel arrays: orientation, translation and posterior probability of each point.
     best : position of the particle's most probable point in these arrays, -1 when it is in another class.
+    rotated : rotated references (n_r, 2, n_b) of every block of coefficients at the current size, where they were kept.
     """
 
     class_index: int
@@ -50,24 +52,26 @@ class ClassPoints:
     column: IntArray
     weight: FloatArray
     best: int
+    rotated: list[Any] | None = None
 
 
 def accumulate(
     sums: Accumulators,
+    inserted: list[Inserted],
     particle: PreparedParticle,
     points: list[ClassPoints],
     model: Model,
     search: Search,
     backend: Backend,
 ) -> None:
-    """Add the contributions of one particle to ``sums`` in place."""
+    """Add the contributions of one particle to ``sums`` in place, and to what is ``inserted`` into each class."""
     group = particle.source.group
     image = _Image.of(particle, model, backend)
     total = 0.0
     for part in points:
         weight = float(part.weight.sum())
         total += weight
-        power, cross = _back_project(sums, part, image, model, backend)
+        power, cross = _back_project(inserted[part.class_index], part, image, model, backend)
         if not search.cross_correlation:
             _add_noise_and_scale(sums, group, part.class_index, image, power, cross, particle.scale, model, backend)
         sums.pdf_class[part.class_index] += weight
@@ -118,45 +122,41 @@ class _Image:
 
 
 def _back_project(
-    sums: Accumulators, part: ClassPoints, image: _Image, model: Model, backend: Backend
+    inserted: Inserted, part: ClassPoints, image: _Image, model: Model, backend: Backend
 ) -> tuple[FloatArray, npt.NDArray[np.complex128]]:
     """Insert the particle, weighted, and return ``sum w |A_r|^2`` and ``sum conj(A_r) G_r`` per coefficient, (n_f,)."""
-    xp, points = backend.xp, image.points
+    points = image.points
     rows, row = np.unique(part.row, return_inverse=True)
     columns, column = np.unique(part.column, return_inverse=True)
-    shape = (len(rows), len(columns))
-    weights = backend.sparse.csr_matrix(
-        (xp.asarray(part.weight, dtype=backend.real), (xp.asarray(row), xp.asarray(column))), shape=shape
-    )
-    row_weight = xp.asarray(np.bincount(row, weights=part.weight), dtype=backend.real)
-    matrices, shifts = part.matrices[rows], part.shifts_px[columns]
-    reference = model.references_rft[part.class_index]
-    power = np.empty(len(points))
-    cross = np.empty(len(points), dtype=np.complex128)
-    data, weight = sums.data_rft[part.class_index], sums.weight_rft[part.class_index]
-    for chosen, lines in coefficient_blocks(points, len(columns) + 3 * ROWS_PER_BLOCK, backend):
+    weights = PoseWeights.of(row, column, part.weight.astype(backend.real), len(rows))
+    totals = np.zeros((3, len(points)))
+    for number, (chosen, lines) in enumerate(points.blocks(COEFFICIENTS_PER_BLOCK)):
         frequencies = points.frequencies_xyz[:, chosen]
-        ones = xp.ones(frequencies.shape[1], dtype=backend.complex)
-        phases = shifted(ones, shifts, points, model.box, backend, lines).reshape(len(columns), -1)
-        block_power, block_cross = np.zeros(frequencies.shape[1]), np.zeros(frequencies.shape[1], dtype=np.complex128)
-        for first in range(0, len(rows), ROWS_PER_BLOCK):
-            block = slice(first, first + ROWS_PER_BLOCK)
-            moved = (weights[block] @ phases).reshape(-1, 2, frequencies.shape[1])
-            rotated = sample(reference, matrices[block], frequencies, model.pad, backend)
-            block_power += backend.to_host(row_weight[block] @ xp.square(rotated).sum(axis=1))
-            block_cross += backend.to_host((rotated * moved).sum(axis=(0, 1)))
-            block_cross += 1j * backend.to_host((rotated[:, 0] * moved[:, 1] - rotated[:, 1] * moved[:, 0]).sum(axis=0))
-            values = xp.empty_like(moved)
-            re, im = image.data[chosen].real, image.data[chosen].imag
-            values[:, 0] = re * moved[:, 0] - im * moved[:, 1]
-            values[:, 1] = re * moved[:, 1] + im * moved[:, 0]
-            each = row_weight[block, None] * image.weight[chosen][None, :]
+        ones = backend.xp.ones(frequencies.shape[1], dtype=backend.complex)
+        phases = shifted(ones, part.shifts_px[columns], points, model.box, backend, lines)
+        for block in slices(len(rows), ROWS_PER_BLOCK):
+            matrices = part.matrices[rows[block]]
+            if part.rotated is None:
+                reference, which = model.references_rft[part.class_index], np.arange(len(matrices))
+                rotated = sample(reference, matrices, frequencies, model.pad, backend)
+            else:
+                rotated, which = part.rotated[number], rows[block]
             with backend.clock.stage("insert"):
-                backend.clock.count("insertions", each.size)
-                values, each = backend.to_host(values), backend.to_host(each)
-                insert(data, weight, matrices[block], frequencies, values, each, model.pad)
-        power[chosen], cross[chosen] = block_power, block_cross
-    return power, cross
+                backend.clock.count("insertions", len(matrices) * frequencies.shape[1])
+                back_project(
+                    inserted,
+                    matrices,
+                    frequencies,
+                    model.pad,
+                    (image.data[chosen], image.weight[chosen]),
+                    weights[block],
+                    phases,
+                    rotated,
+                    which,
+                    totals[:, chosen],
+                    backend,
+                )
+    return totals[0], totals[1] + 1j * totals[2]
 
 
 def _add_noise_and_scale(

@@ -185,3 +185,97 @@ def sample_tiles(flat: Any, size: int, rotations: Any, points: Any, stacked: Any
                     real, imaginary = blend(flat, np.uint64(2) * np.uint64(corner[i]), steps, weights)
                     re[i] = real
                     im[i] = taps[5, i] * imaginary
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def back_project_tiles(
+    packed: Any,
+    size: int,
+    rotations: Any,
+    points: Any,
+    image: Any,
+    starts: Any,
+    column: Any,
+    weight: Any,
+    phases: Any,
+    rotated: Any,
+    which: Any,
+    totals: Any,
+) -> None:
+    """Insert an image at many orientations, summed over translations (:func:`kernels.back_projection.back_project`).
+
+    Parameters
+    ----------
+    packed : (4 * points,) grid of :func:`deposit`; size : P; rotations : (n, 3, 3) ``pad * A^T``; points : (3, n_f).
+    image : (3, n_f) real part, imaginary part, weight.
+    starts, column, weight : sparse weights of the orientations and of the translations with ``phases`` (n_t, 2, n_f).
+    rotated : (., 2, n_f) of which ``which`` (n,) are used; totals : (3, n_f) float64, added to.
+    """
+    steps = (np.uint64(4 * (size // 2 + 1)), np.uint64(4 * (size // 2 + 1) * size))
+    corner, taps = np.empty(TILE, dtype=np.int32), np.empty((TAPS, TILE), dtype=rotations.dtype)
+    moved, sums = np.empty((2, TILE), dtype=rotations.dtype), np.empty((3, TILE), dtype=rotations.dtype)
+    for first in range(0, points.shape[1], TILE):
+        last = min(first + TILE, points.shape[1])
+        kx, ky, kz = points[0, first:last], points[1, first:last], points[2, first:last]
+        re, im, counted = image[0, first:last], image[1, first:last], image[2, first:last]
+        sums[:] = 0
+        for n in range(rotations.shape[0]):
+            total = _translated(starts[n], starts[n + 1], column, weight, phases, first, last, moved)
+            _add_products(total, rotated[which[n], 0, first:last], rotated[which[n], 1, first:last], moved, sums)
+            locate(rotations[n], kx, ky, kz, size, corner, taps)
+            for i in range(last - first):
+                if counted[i] > 0:
+                    value = (
+                        re[i] * moved[0, i] - im[i] * moved[1, i],
+                        (re[i] * moved[1, i] + im[i] * moved[0, i]) * taps[5, i],
+                        total * counted[i],
+                    )
+                    weights = (taps[0, i], taps[1, i], taps[2, i], taps[3, i], taps[4, i])
+                    deposit(packed, np.uint64(4) * np.uint64(corner[i]), steps, weights, value)
+        for part in range(3):
+            for i in range(last - first):
+                totals[part, first + i] += sums[part, i]
+
+
+@numba.njit(nogil=True, fastmath=True, inline="always")
+def _translated(begin: int, end: int, column: Any, weight: Any, phases: Any, first: int, last: int, moved: Any) -> Any:
+    """Sum the phases of some translations, weighted, into ``moved`` (2, TILE), and return the sum of the weights."""
+    moved[:] = 0
+    total = weight.dtype.type(0)
+    for entry in range(begin, end):
+        share = weight[entry]
+        total += share
+        for part in range(2):
+            phase = phases[column[entry], part, first:last]
+            for i in range(last - first):
+                moved[part, i] += share * phase[i]
+    return total
+
+
+@numba.njit(nogil=True, fastmath=True, inline="always")
+def _add_products(total: Any, re: Any, im: Any, moved: Any, sums: Any) -> None:
+    """Add ``total |A|^2`` and the real and imaginary parts of ``conj(A) G`` to the rows of ``sums`` (3, TILE)."""
+    for i in range(len(re)):
+        sums[0, i] += total * (re[i] * re[i] + im[i] * im[i])
+        sums[1, i] += re[i] * moved[0, i] + im[i] * moved[1, i]
+        sums[2, i] += re[i] * moved[1, i] - im[i] * moved[0, i]
+
+
+@numba.njit(cache=True, nogil=True)
+def add_packed(packed: Any, data: Any, weight: Any) -> None:
+    """Add a grid of :func:`deposit` (points, 4) to complex sums and their weights (points,), and set it to zero."""
+    for point in range(packed.shape[0]):
+        data[point] += complex(packed[point, 0], packed[point, 1])
+        weight[point] += packed[point, 2]
+        packed[point, :] = 0
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def stacked_power(stacked: Any) -> Any:
+    """(n, n_f) squared amplitudes of stacked coefficients (n, 2, n_f)."""
+    power = np.empty((stacked.shape[0], stacked.shape[2]), dtype=stacked.dtype)
+    for n in range(stacked.shape[0]):
+        re, im, here = stacked[n, 0], stacked[n, 1], power[n]
+        for f in range(len(here)):
+            here[f] = re[f] * re[f] + im[f] * im[f]
+    return power

@@ -16,6 +16,7 @@ from kernels.projection import insert, insert_arrays, sample
 from kernels.sphere import shifted, sphere
 from tests.unit.test_device_path import RELATIVE, assert_same_on_device, placed
 from tests.unit.test_expectation import BOX, CASES, problem, tiny_particles
+from tests.unit.test_scores import use_small_blocks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default::UserWarning")]
 
@@ -50,7 +51,8 @@ def test_premultiplied_particles_on_the_gpu(device: Backend):
 
 
 @pytest.mark.parametrize("case", ["global", "local", "cross-correlation"])
-def test_a_gpu_with_little_memory_works_in_many_blocks(case: str, device: Backend):
+def test_a_gpu_with_little_memory_works_in_many_blocks(case: str, device: Backend, monkeypatch: pytest.MonkeyPatch):
+    use_small_blocks(monkeypatch)
     model, search = problem(case)
     assert_same_on_device(tiny_particles(), model, search, replace(device, memory_bytes=1 << 14), Rules())
 

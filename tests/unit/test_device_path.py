@@ -22,6 +22,7 @@ from kernels.sphere import shifted, sphere
 from tests.unit import strict_device
 from tests.unit.strict_device import DeviceArray, strict_backend
 from tests.unit.test_expectation import BOX, CASES, MASK, problem, tiny_particles
+from tests.unit.test_scores import use_small_blocks
 
 RELATIVE = {"float32": 1e-4, "float64": 1e-9}
 """Of the largest entry of each sum: single precision against itself differs by the order of its sums."""
@@ -79,7 +80,8 @@ def test_premultiplied_particles_on_a_device(precision: str):
 
 
 @pytest.mark.parametrize("case", ["global", "local", "cross-correlation"])
-def test_a_device_with_little_memory_works_in_many_blocks(case: str):
+def test_a_device_with_little_memory_works_in_many_blocks(case: str, monkeypatch: pytest.MonkeyPatch):
+    use_small_blocks(monkeypatch)
     model, search = problem(case)
     small = strict_backend("float64", memory_bytes=1 << 14)
     assert_same_on_device(tiny_particles(), model, search, small, Rules())

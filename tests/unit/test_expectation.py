@@ -19,6 +19,7 @@ from kernels.projection import reference_rft, sample
 from kernels.sphere import sphere
 from kernels.translations import translation_grid
 from tests.unit.estep_reference import Result, brute_force
+from tests.unit.test_scores import use_small_blocks
 
 BOX, VOXEL_ANGST, PAD = 10, 4.0, 2
 CURRENT_SIZE, COARSE_SIZE = 8, 6
@@ -215,21 +216,33 @@ def test_the_tiny_problem_has_several_retained_points():
 
 @pytest.mark.parametrize("case", ["global", "local", "cross-correlation", "global without second pass"])
 @pytest.mark.parametrize("precision", ["float32", "float64"])
-def test_the_memory_budget_changes_nothing_but_rounding(case: str, precision: str):
+def test_the_memory_budget_changes_not_a_bit_and_blocks_nothing_but_rounding(
+    case: str, precision: str, monkeypatch: pytest.MonkeyPatch
+):
     particles, (model, search) = tiny_particles(), problem(case)
     complex_type = cpu_backend(precision).complex
     model = replace(model, references_rft=[reference.astype(complex_type) for reference in model.references_rft])
     plenty = expectation(particles, model, search, MASK, Rules(), cpu_backend(precision, 1 << 30))
-    for memory_bytes in (1, 50_000):
+    for memory_bytes in (1, 200_000):
         scarce = expectation(particles, model, search, MASK, Rules(), cpu_backend(precision, memory_bytes))
-        rounding = 1e-12 if precision == "float64" else 1e-4
-        for name in SUMS:
-            here, there = getattr(scarce[0], name), getattr(plenty[0], name)
-            assert np.abs(here - there).max() <= rounding * max(np.abs(there).max(), 1e-12), name
-        for one, other in zip(scarce[1], plenty[1], strict=True):
-            assert np.array_equal(one.angles_deg, other.angles_deg)
-            assert np.array_equal(one.origin_angst, other.origin_angst)
-            assert (one.class_index, one.significant_samples) == (other.class_index, other.significant_samples)
+        assert_nearly_same(scarce, plenty, 0.0)
+    use_small_blocks(monkeypatch)
+    blocks = expectation(particles, model, search, MASK, Rules(), cpu_backend(precision, 1 << 30))
+    assert_nearly_same(blocks, plenty, 1e-12 if precision == "float64" else 1e-4)
+    for memory_bytes in (1, 200_000):
+        scarce = expectation(particles, model, search, MASK, Rules(), cpu_backend(precision, memory_bytes))
+        assert_nearly_same(scarce, blocks, 0.0)
+
+
+def assert_nearly_same(result: tuple[Accumulators, list], other: tuple[Accumulators, list], rounding: float) -> None:
+    """The same poses, and sums within rounding."""
+    for name in SUMS:
+        here, there = getattr(result[0], name), getattr(other[0], name)
+        assert np.abs(here - there).max() <= rounding * max(np.abs(there).max(), 1e-12), name
+    for one, two in zip(result[1], other[1], strict=True):
+        assert np.array_equal(one.angles_deg, two.angles_deg)
+        assert np.array_equal(one.origin_angst, two.origin_angst)
+        assert (one.class_index, one.significant_samples) == (two.class_index, two.significant_samples)
 
 
 def test_particles_together_are_particles_one_by_one():

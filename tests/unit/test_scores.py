@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kernels import back_projection, expectation, scores, statistics
 from kernels.backend import Backend, cpu_backend
 from kernels.fourier import crop, shift
 from kernels.geometry import likelihood_shells
@@ -52,6 +53,15 @@ def model(**changes: object) -> Model:
         use_scale=True,
     )
     return replace(result, **changes)
+
+
+def use_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut even these few coefficients, orientations and insertions into several blocks."""
+    for module in (scores, statistics):
+        monkeypatch.setattr(module, "COEFFICIENTS_PER_BLOCK", 50)
+        monkeypatch.setattr(module, "ROWS_PER_BLOCK", 7)
+    monkeypatch.setattr(back_projection, "ORIENTATIONS_PER_FLUSH", 20)
+    monkeypatch.setattr(expectation, "PARTICLES_PER_BATCH", 2)
 
 
 def half_array(references: np.ndarray, size: int) -> np.ndarray:
@@ -117,9 +127,13 @@ def correlation(one: PreparedParticle, expected: np.ndarray, move: np.ndarray, s
 
 @pytest.mark.parametrize("size", [6, SIZE])
 @pytest.mark.parametrize("premultiplied", [False, True])
-@pytest.mark.parametrize("memory_bytes", [1, 20_000, 1 << 30])
-def test_a_coarse_score_and_the_constant_make_the_squared_difference(size: int, premultiplied: bool, memory_bytes: int):
-    backend = cpu_backend("float64", memory_bytes)
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_a_coarse_score_and_the_constant_make_the_squared_difference(
+    size: int, premultiplied: bool, in_blocks: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if in_blocks:
+        use_small_blocks(monkeypatch)
+    backend = DOUBLE
     particles = [particle(seed, premultiplied) for seed in (2, 3)]
     terms = [likelihood_terms(one, model(), size, backend) for one in particles]
     scores = coarse_scores(terms, MATRICES, SHIFTS_PX, size, False, model(), backend)
@@ -163,8 +177,13 @@ def test_a_particle_equal_to_its_prediction_correlates_perfectly_and_differs_by_
 
 
 @pytest.mark.parametrize("cross_correlation", [False, True])
-@pytest.mark.parametrize("memory_bytes", [1, 50_000, 1 << 30])
-def test_fine_scores_of_any_set_of_pairs_are_those_of_the_full_table(cross_correlation: bool, memory_bytes: int):
+@pytest.mark.parametrize("in_blocks", [False, True])
+@pytest.mark.parametrize("memory_bytes", [1, 1 << 30])
+def test_fine_scores_of_any_set_of_pairs_are_those_of_the_full_table(
+    cross_correlation: bool, memory_bytes: int, in_blocks: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if in_blocks:
+        use_small_blocks(monkeypatch)
     backend, rng, one = cpu_backend("float64", memory_bytes), np.random.default_rng(4), particle()
     terms = (correlation_terms if cross_correlation else likelihood_terms)(one, model(), SIZE, backend)
     matrices = euler_to_matrix(rng.uniform(-180, 180, size=(20, 2, 3)))  # two children each
@@ -197,6 +216,12 @@ def test_fine_scores_of_any_set_of_pairs_are_those_of_the_full_table(cross_corre
     assert np.array_equal(fine.row // 2, row[fine.parent])
     assert np.array_equal(fine.column // 4, column[fine.parent])
     assert len(set(zip(fine.parent, fine.row, fine.column, strict=True))) == len(fine.score)
+    assert (fine.rotated is None) == (memory_bytes == 1)
+    if fine.rotated is not None:
+        again = sample(
+            model().references_rft[1], matrices[rows].reshape(-1, 3, 3), sphere(SIZE).frequencies_xyz, PAD, DOUBLE
+        )
+        np.testing.assert_array_equal(np.concatenate(fine.rotated, axis=2), again)
 
 
 def test_single_precision_scores_stay_close():

@@ -8,14 +8,25 @@ import numpy as np
 import pytest
 
 from kernels.accumulators import Accumulators
-from kernels.backend import cpu_backend
+from kernels.back_projection import Inserted
 from kernels.fourier import shift
 from kernels.geometry import likelihood_shells, shell_counts
 from kernels.likelihood import Model, Search
 from kernels.orientations import angular_grid
 from kernels.preparation import PreparedParticle
 from kernels.statistics import ClassPoints, accumulate
-from tests.unit.test_scores import BOX, DOUBLE, MATRICES, PAD, SHIFTS_PX, SIZE, model, particle, prediction
+from tests.unit.test_scores import (
+    BOX,
+    DOUBLE,
+    MATRICES,
+    PAD,
+    SHIFTS_PX,
+    SIZE,
+    model,
+    particle,
+    prediction,
+    use_small_blocks,
+)
 
 SEARCH = Search(
     grid=angular_grid(0),
@@ -46,12 +57,20 @@ def points(class_index: int = 0, weights: np.ndarray = WEIGHTS) -> ClassPoints:
     )
 
 
-def sums_of(
-    one: PreparedParticle, parts: list[ClassPoints], model_: Model, search: Search = SEARCH, memory_bytes: int = 1 << 30
-) -> Accumulators:
+def add(
+    sums: Accumulators, one: PreparedParticle, parts: list[ClassPoints], model_: Model, search: Search = SEARCH
+) -> None:
+    """Add one particle to the sums."""
+    inserted = [Inserted(data, weight, DOUBLE) for data, weight in zip(sums.data_rft, sums.weight_rft, strict=True)]
+    accumulate(sums, inserted, one, parts, model_, search, DOUBLE)
+    for each in inserted:
+        each.finish()
+
+
+def sums_of(one: PreparedParticle, parts: list[ClassPoints], model_: Model, search: Search = SEARCH) -> Accumulators:
     """Fresh sums with one particle in them."""
     sums = Accumulators.zeros(2, 1, len(SEARCH.grid.directions_deg), BOX, SIZE // 2, PAD)
-    accumulate(sums, one, parts, model_, search, cpu_backend("float64", memory_bytes))
+    add(sums, one, parts, model_, search)
     return sums
 
 
@@ -145,8 +164,7 @@ def test_the_inserted_weight_is_that_of_every_counted_coefficient():
     assert counted.sum() < shell_counts(SIZE).sum()
 
 
-@pytest.mark.parametrize("memory_bytes", [1, 30_000])
-def test_blocks_of_coefficients_and_orientations_change_nothing(memory_bytes: int):
+def test_blocks_of_coefficients_and_orientations_change_nothing(monkeypatch: pytest.MonkeyPatch):
     rng = np.random.default_rng(9)
     many = ClassPoints(
         class_index=1,
@@ -159,7 +177,8 @@ def test_blocks_of_coefficients_and_orientations_change_nothing(memory_bytes: in
         best=-1,
     )
     plenty = sums_of(particle(), [many], wide_model())
-    scarce = sums_of(particle(), [many], wide_model(), memory_bytes=memory_bytes)
+    use_small_blocks(monkeypatch)
+    scarce = sums_of(particle(), [many], wide_model())
     for name in ("data_rft", "weight_rft", "sigma2_noise", "scale_signal", "scale_power"):
         there = getattr(plenty, name)
         assert np.abs(getattr(scarce, name) - there).max() <= 1e-12 * max(1.0, np.abs(there).max()), name
@@ -168,6 +187,6 @@ def test_blocks_of_coefficients_and_orientations_change_nothing(memory_bytes: in
 def test_sums_add_up():
     once = sums_of(particle(), [points()], wide_model())
     twice = sums_of(particle(), [points()], wide_model())
-    accumulate(twice, particle(), [points()], wide_model(), SEARCH, DOUBLE)
+    add(twice, particle(), [points()], wide_model())
     assert twice.data_rft == pytest.approx(2 * once.data_rft)
     assert twice.sigma2_noise == pytest.approx(2 * once.sigma2_noise)

@@ -1,0 +1,159 @@
+"""Back-projection: the retained orientations of a particle, summed over translations and inserted into the sums.
+
+On the CPU everything happens to one tile of coefficients after the other while it is in cache; on a device the same
+formulas are whole-array operations, which are the twin of the compiled kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.backend import Backend
+from kernels.projection import insert
+from kernels.trilinear import add_packed, back_project_tiles
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+ORIENTATIONS_PER_FLUSH = 256
+"""Insertions of so many orientations, about one an orientation at any point, are summed before the sums get them."""
+
+
+class Inserted:
+    """What is inserted into the sums of one class, in place.
+
+    On the CPU insertions are gathered on a grid of their own, in the precision of the values and with everything that
+    belongs to a point side by side; the sums (P, P, P//2 + 1) have it all after :meth:`finish`.
+    """
+
+    def __init__(self, data: npt.NDArray[np.complex128], weight: FloatArray, backend: Backend) -> None:
+        self.data, self.weight = data, weight
+        self._packed = np.zeros((data.size if backend.is_cpu else 0, 4), dtype=backend.real)
+        self._orientations = 0
+
+    def packed(self, orientations: int) -> Any:
+        """The grid (points, 4) for that many more orientations: real part, imaginary part, weight, unused."""
+        if self._orientations + orientations > ORIENTATIONS_PER_FLUSH:
+            self.finish()
+        self._orientations += orientations
+        return self._packed
+
+    def finish(self) -> None:
+        """Add what is gathered to the sums."""
+        if self._orientations:
+            add_packed(self._packed, self.data.reshape(-1), self.weight.reshape(-1))
+        self._orientations = 0
+
+
+@dataclass(frozen=True)
+class PoseWeights:
+    """Posterior weights of orientations and translations, sparse, one orientation after the other.
+
+    Attributes
+    ----------
+    starts : (n_r + 1,) first entry of every orientation; column, weight : (m,) translation and weight of every entry.
+    """
+
+    starts: IntArray
+    column: IntArray
+    weight: npt.NDArray[Any]
+
+    @classmethod
+    def of(cls, row: IntArray, column: IntArray, weight: npt.NDArray[Any], orientations: int) -> PoseWeights:
+        """From parallel arrays (m,) in any order."""
+        order = np.lexsort((column, row))
+        return cls(np.searchsorted(row[order], np.arange(orientations + 1)), column[order], weight[order])
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, block: slice) -> PoseWeights:
+        starts = self.starts[block.start : block.stop + 1]
+        entries = slice(starts[0], starts[-1])
+        return PoseWeights(starts - starts[0], self.column[entries], self.weight[entries])
+
+    def totals(self) -> npt.NDArray[Any]:
+        """(n_r,) weight of every orientation."""
+        return np.add.reduceat(self.weight, self.starts[:-1])
+
+
+def back_project(
+    inserted: Inserted,
+    matrices: FloatArray,
+    frequencies_xyz: Any,
+    pad: float,
+    image: tuple[Any, Any],
+    weights: PoseWeights,
+    phases: Any,
+    rotated: Any,
+    which: IntArray,
+    totals: FloatArray,
+    backend: Backend,
+) -> None:
+    """Insert a particle at some orientations, and add up what its noise and scale need.
+
+    Parameters
+    ----------
+    matrices : (n_r, 3, 3) rotation matrices A; frequencies_xyz : (3, n_f).
+    image : (n_f,) complex and (n_f,) real, what is inserted and its weight; where that is 0 nothing is.
+    weights : of the n_r orientations and of the n_t translations with the ``phases`` (n_t, 2, n_f).
+    rotated : (n, 2, n_f) rotated references, of which ``which`` (n_r,) belong to the orientations.
+    totals : (3, n_f); ``sum_r w_r |A_r|^2`` and the real and imaginary parts of ``sum_r conj(A_r) G_r`` are added,
+        with ``G_r = sum_t w(r, t) phase_t``.
+    """
+    if not backend.is_cpu:
+        _back_project_arrays(
+            inserted, matrices, frequencies_xyz, pad, image, weights, phases, rotated, which, totals, backend
+        )
+        return
+    data, weight = image
+    back_project_tiles(
+        inserted.packed(len(matrices)).reshape(-1),
+        inserted.data.shape[0],
+        np.ascontiguousarray(np.swapaxes(matrices, -1, -2) * pad, dtype=backend.real),
+        np.ascontiguousarray(frequencies_xyz, dtype=backend.real),
+        np.stack([data.real, data.imag, weight]),
+        weights.starts,
+        weights.column,
+        weights.weight,
+        phases,
+        rotated,
+        which,
+        totals,
+    )
+
+
+def _back_project_arrays(
+    inserted: Inserted,
+    matrices: FloatArray,
+    frequencies_xyz: Any,
+    pad: float,
+    image: tuple[Any, Any],
+    weights: PoseWeights,
+    phases: Any,
+    rotated: Any,
+    which: IntArray,
+    totals: FloatArray,
+    backend: Backend,
+) -> None:
+    """:func:`back_project` with whole-array operations; insertion itself is on the host."""
+    xp, (data, weight) = backend.xp, image
+    rotated, row_weight = rotated[xp.asarray(which)], xp.asarray(weights.totals())
+    row = np.repeat(np.arange(len(weights)), np.diff(weights.starts))
+    sparse = backend.sparse.csr_matrix(
+        (xp.asarray(weights.weight), (xp.asarray(row), xp.asarray(weights.column))), shape=(len(weights), len(phases))
+    )
+    moved = (sparse @ phases.reshape(len(phases), -1)).reshape(rotated.shape)
+    totals[0] += backend.to_host(row_weight @ xp.square(rotated).sum(axis=1))
+    totals[1] += backend.to_host((rotated * moved).sum(axis=(0, 1)))
+    totals[2] += backend.to_host((rotated[:, 0] * moved[:, 1] - rotated[:, 1] * moved[:, 0]).sum(axis=0))
+    values = xp.empty_like(moved)
+    values[:, 0] = data.real * moved[:, 0] - data.imag * moved[:, 1]
+    values[:, 1] = data.real * moved[:, 1] + data.imag * moved[:, 0]
+    each = row_weight[:, None] * weight[None, :]
+    values, each = backend.to_host(values), backend.to_host(each)
+    insert(inserted.data, inserted.weight, matrices, frequencies_xyz, values, each, pad)
