@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from runner.store import objects
+from runner.store import objects, retry
+from tests.faults.proxy import FaultyProxy, faulty_proxy
 from tests.store import s3_server
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -69,10 +70,11 @@ def s3_service() -> Iterator[s3_server.S3Server]:
 
 @dataclass(frozen=True)
 class Bucket:
-    """An empty bucket: ``url`` is ``s3://NAME``, ``server`` where it is."""
+    """An empty bucket: ``url`` is ``s3://NAME``; ``proxy`` lets requests fail where it is in front of the server."""
 
     url: str
     server: s3_server.S3Server
+    proxy: FaultyProxy | None = None
 
 
 @pytest.fixture
@@ -84,7 +86,24 @@ def s3(s3_service: s3_server.S3Server, monkeypatch: pytest.MonkeyPatch) -> Itera
         monkeypatch.setenv(name, value)
     objects.use(objects.StoreOptions())
     bucket = Bucket(f"s3://test-{uuid.uuid4().hex}", s3_service)
-    s3_server.make_bucket(bucket.url)
+    client = s3_service.client()
+    client.mkdir(bucket.url)
     yield bucket
-    s3_server.remove_bucket(bucket.url)
+    client.rm(bucket.url, recursive=True)
     objects.use(objects.StoreOptions())
+
+
+@pytest.fixture
+def faulty_s3(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """The same behind a proxy that lets 5 % of the requests fail in every way; ``faulty_s3.proxy`` has the knobs."""
+    with faulty_proxy(s3.server.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        objects.use(objects.StoreOptions())
+        yield Bucket(s3.url, s3.server, proxy)
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many retries as ever, with short pauses and timeouts, in this process."""
+    monkeypatch.setattr(retry, "POLICY", retry.RetryPolicy(first_pause=0.01, longest_pause=0.05))
+    monkeypatch.setattr("runner.store.s3.READ_TIMEOUT", 2)

@@ -82,13 +82,11 @@ class Trouble(enum.Enum):
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and what led to it."""
-    seen: set[int] = set()
+    """``error`` and what it was raised from; not what was handled meanwhile."""
     current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
+    while current is not None:
         yield current
-        current = current.__cause__ or current.__context__
+        current = current.__cause__
 
 
 def s3_answer(error: BaseException) -> tuple[str, int]:
@@ -179,7 +177,7 @@ def pause(attempt: int) -> float:
 
 
 SECRETS = re.compile(
-    r"(?i)(credential|signature|token|secret|password|key[ _-]?id)\s*[=:]\s*\S+|\b(AKIA|ASIA)[A-Z0-9]{8,}\b"
+    r"(?i)\w*(credential|signature|token|secret|password|key_?id)\w*\s*[=:]\s*\S+|\b(AKIA|ASIA)[A-Z0-9]{8,}\b"
 )
 
 EXPLAINED = {
@@ -201,8 +199,8 @@ def reason(error: BaseException) -> str:
     names = [code, *(type(cause).__name__ for cause in causes(error))]
     text = next((EXPLAINED[name] for name in names if name in EXPLAINED), "")
     if not text:
-        text = str(getattr(error, "strerror", None) or "") or str(error) or type(error).__name__
-        text = text if not code or code in text else f"{code} {text}".replace(f"{code} {code}", code)
+        said = getattr(error, "strerror", "") or ("" if code else str(error) or type(error).__name__)
+        text = " ".join(part for part in (code, said) if part)
         text = f"{text}, HTTP status {status}" if status else text
     notes = ", ".join(getattr(error, "__notes__", []))
     text = SECRETS.sub("***", " ".join(text.split()))

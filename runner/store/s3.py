@@ -83,12 +83,12 @@ class S3Backend(FsspecBackend):
         """
         try:
             self.filesystem.pipe_file(path, data, mode="create", Metadata={CREATOR: creator})
+            return True
         except OSError as error:
             if not isinstance(error, FileExistsError) and s3_answer(error)[1] != PRECONDITION_FAILED:
                 raise
-            head = self._head(path)
-            return head is not None and head.get("Metadata", {}).get(CREATOR) == creator
-        return True
+        head = self._head(path)
+        return head is not None and head.get("Metadata", {}).get(CREATOR) == creator
 
     def exists(self, path: str) -> bool:
         """Whether there is an object: one HEAD."""

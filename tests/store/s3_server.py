@@ -1,7 +1,7 @@
 """A real S3 server on loopback for tests: the Ceph RADOS gateway, in a chroot that is cached outside the checkout.
 
-``python -m tests.store.s3_server install`` fetches it once (root, Debian); ``start`` prints the settings of a server that
-runs until ``stop``. Tests use the fixture ``s3``.
+``python -m tests.store.s3_server install`` fetches it once (root, Debian); ``start`` prints the settings of a server
+that runs until ``stop``. Tests use the fixture ``s3``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = "ceph-mon,ceph-osd,radosgw,ceph-common"
@@ -122,6 +123,13 @@ class S3Server:
         inside = ["nsenter", f"--target={_first_process(self.pid)}", "--mount", "--pid"]
         return subprocess.run([*inside, *tool, *arguments], check=True, capture_output=True, text=True).stdout
 
+    def client(self) -> Any:
+        """A filesystem of its own for this server, whatever the environment says."""
+        import s3fs
+
+        settings = {"endpoint_url": self.endpoint, "key": self.access_key, "secret": self.secret_key}
+        return s3fs.S3FileSystem(**settings, skip_instance_cache=True, use_listings_cache=False)
+
     def stop(self) -> None:
         """End all its processes; its mounts go with them."""
         with contextlib.suppress(ProcessLookupError):
@@ -185,29 +193,15 @@ def running() -> Iterator[S3Server]:
         server.stop()
 
 
-def make_bucket(url: str) -> None:
-    """New bucket, with the settings of the environment."""
-    import s3fs
-
-    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(url)
-
-
-def remove_bucket(url: str) -> None:
-    """Remove a bucket with all that is in it."""
-    import s3fs
-
-    s3fs.S3FileSystem(skip_instance_cache=True).rm(url, recursive=True)
-
-
 def main(command: str) -> None:
     """Install, start or stop a server from a shell."""
     remembered = cache() / "s3-server.json"
     if command == "install":
-        print(install())  # noqa: T201
+        print(install())
     elif command == "start":
         server = start(with_parent=False)
         remembered.write_text(json.dumps(asdict(server)))
-        print("\n".join(f"export {name}={value}" for name, value in server.environment.items()))  # noqa: T201
+        print("\n".join(f"export {name}={value}" for name, value in server.environment.items()))
     elif command == "stop":
         S3Server(**json.loads(remembered.read_text())).stop()
         remembered.unlink()

@@ -1,0 +1,1 @@
+"""What fails in clouds, made to fail here."""
