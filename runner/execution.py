@@ -18,6 +18,7 @@ from runner.report.events import (
     WorkerJoined,
     WorkerLost,
 )
+from runner.report.metrics import serve_metrics
 
 if TYPE_CHECKING:
     from runner.execute.dask_link import TlsFiles
@@ -36,12 +37,18 @@ RECORDS: dict[str, type[Event]] = {
 def open_executor(config: WithExecution, events: Events) -> Executor:
     """Return the executor of a run: threads, ``--workers`` processes, or the workers of ``--scheduler``.
 
+    With ``--metrics_port``, ``events`` are counted and served for Prometheus from now on.
+
     Raises
     ------
+    UsageError
+        When metrics cannot be served there.
     runner.errors.SchedulerLost
         When no scheduler answers at ``--scheduler``.
     """
     report = reporting(events)
+    if config.metrics_port:
+        events.add(serve_metrics(config.metrics_port))
     if not config.workers and not config.scheduler:
         return LocalExecutor(config.j, report)
     from runner.execute.dask_cluster import DaskExecutor

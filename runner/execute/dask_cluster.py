@@ -92,10 +92,13 @@ class DaskExecutor:
 
 @dataclass
 class _Copy:
-    """One attempt of a task that is with the scheduler; ``worker`` and ``started`` once it is computed."""
+    """One attempt of a task that is with the scheduler for one of the workers ``preferred``, or any; ``worker`` and
+    ``started`` once it is computed.
+    """
 
     flight: _Flight
     future: Future[None]
+    preferred: list[str] | None
     worker: str = ""
     started: float = 0.0
 
@@ -164,7 +167,7 @@ class _Run:
     def _submit(self, flight: _Flight, workers: list[str] | None) -> None:
         self.serial += 1
         future = self._link.submit(flight.task, self.serial, workers)
-        flight.copies[self.serial] = self._copies[self.serial] = _Copy(flight, future)
+        flight.copies[self.serial] = self._copies[self.serial] = _Copy(flight, future, workers)
 
     def _taken(self, message: Told | Ended | Left) -> Iterator[Outcome]:
         """Take one message; yield the outcomes that follow from it."""
@@ -230,6 +233,17 @@ class _Run:
                 yield Outcome(copy.flight.task, None, final, copy.flight.attempts.count, left.name)
             else:
                 self._report(retried(copy.flight.attempts, left.name, f"its worker {reason}"))
+        self._ground_unreachable()
+
+    def _ground_unreachable(self) -> None:
+        """Start anew what was preferably for workers that are all gone.
+
+        Dask gives it to another worker that is there, but to none that comes later.
+        """
+        there = set(self._link.others(""))
+        for serial, copy in list(self._copies.items()):
+            if copy.preferred and not copy.worker and there.isdisjoint(copy.preferred):
+                self._drop(serial, copy)
 
     @staticmethod
     def _loss(attempts: Attempts, left: Left) -> TomoburstError | None:

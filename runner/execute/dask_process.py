@@ -16,7 +16,7 @@ import dask.config
 from distributed import Nanny, Scheduler, Status
 
 from runner.errors import Preempted, SchedulerLost, StorageError
-from runner.execute.dask_link import ALLOWED_FAILURES, WORKER_MODULE, TlsFiles, forward_log
+from runner.execute.dask_link import ALLOWED_FAILURES, WORKER_MODULE, TlsFiles, forward_log, ignore_leaks
 from runner.execute.protocol import Happening, Report, describe
 
 GOOD_ORDER = "scheduler-"  # how Dask's reasons begin when the scheduler told a worker to go
@@ -47,7 +47,8 @@ class WorkerOptions:
     """Which scheduler a worker serves, and with what.
 
     ``memory_limit`` in bytes, "auto" for its share of the machine or container, 0 for none; ``gpu`` is what
-    CUDA_VISIBLE_DEVICES is set to, "" leaves it; 0 seconds of ``idle_timeout_seconds``: it stays.
+    CUDA_VISIBLE_DEVICES is set to, "" leaves it; 0 seconds of ``idle_timeout_seconds``: it stays. The ``dask_setup`` of
+    the modules ``preload`` is called in the process that computes.
     """
 
     scheduler: str
@@ -59,6 +60,7 @@ class WorkerOptions:
     idle_timeout_seconds: float
     health_port: int
     tls: TlsFiles
+    preload: tuple[str, ...] = ()
 
 
 def run_scheduler_process(options: SchedulerOptions, report: Report) -> None:
@@ -130,6 +132,7 @@ def run_worker_process(options: WorkerOptions, report: Report) -> None:
     if options.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = options.gpu
     forward_log(report)
+    ignore_leaks()
     _run(_work(options, report))
 
 
@@ -197,7 +200,7 @@ def _watch(options: WorkerOptions, name: str, timeout: float) -> _Watch:
         memory_limit=options.memory_limit or None,
         death_timeout=timeout,
         security=options.tls.security("worker"),
-        preload=[WORKER_MODULE],
+        preload=[WORKER_MODULE, *options.preload],
         dashboard=False,
         dashboard_address=f":{options.health_port}" if options.health_port else None,
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import signal
+import time
+from collections.abc import Callable
 from typing import Any
 
 from distributed import get_worker
@@ -22,6 +24,9 @@ from runner.store.options import StoreOptions, options_in_use, use
 STARTED = "started"
 FINISHED = "finished"
 FAILED = "failed"
+
+observers: list[Callable[[dict[str, Any], float], None]] = []
+"""Called in the worker with the spec of each task that was done, and the seconds that it took."""
 
 
 def dask_setup(worker: object) -> None:  # noqa: ARG001 - Dask calls it so when a worker starts
@@ -44,12 +49,15 @@ def attempt(kind: str, spec: str, serial: int, topic: str, store: dict[str, Any]
     if options != options_in_use():
         use(options)
     tell(topic, {"what": STARTED, "serial": serial})
+    begin = time.perf_counter()
     try:
         with threadpool_limits(1):
             result = perform(kind, json.loads(spec))
     except Exception as error:  # noqa: BLE001 - whatever a task raises is for the driver to judge
         tell(topic, {"what": FAILED, "serial": serial, "error": error_as_json(error)})
     else:
+        for observe in observers:
+            observe(json.loads(spec), time.perf_counter() - begin)
         tell(topic, {"what": FINISHED, "serial": serial, "result": json.dumps(result)})
 
 

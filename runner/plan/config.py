@@ -12,6 +12,7 @@ from runner.plan.execution_config import (
     TLS_CA,
     TLS_CERT,
     TLS_KEY,
+    metrics_port_flag,
     scheduler_flag,
     tls_flag,
     workers_flag,
@@ -108,6 +109,7 @@ class RefineConfig:
     tls_ca: str = tls_flag(TLS_CA)
     tls_cert: str = tls_flag(TLS_CERT)
     tls_key: str = tls_flag(TLS_KEY)
+    metrics_port: int = metrics_port_flag()
     gpu: str | None = flag(
         None,
         "use a GPU, optionally by number: --gpu, --gpu 1; of several numbers (0:1) the first",

@@ -35,6 +35,12 @@ def tls_flag(what: str) -> Any:
     return flag("", f"PEM file: {what}", section=_COMPUTE, results=False)
 
 
+def metrics_port_flag(section: str = _COMPUTE) -> Any:
+    """Declare ``--metrics_port``."""
+    text = "serve metrics for Prometheus at http://HOST:PORT/metrics (0: none; needs tomoburst[metrics])"
+    return flag(0, text, section=section, results=False)
+
+
 TLS_CA = "certificate of the authority that signed all others (tls://)"
 TLS_CERT = "certificate of this process (tls://)"
 TLS_KEY = "key of that certificate (tls://)"
@@ -71,6 +77,10 @@ class WithExecution(WithTls, Protocol):
     def scheduler(self) -> str:
         """URL of a scheduler."""
 
+    @property
+    def metrics_port(self) -> int:
+        """Port of the metrics."""
+
 
 def check_execution(config: WithExecution) -> None:
     """Raise `UsageError` when the flags cannot work together."""
@@ -82,6 +92,7 @@ def check_execution(config: WithExecution) -> None:
     if config.scheduler:
         check_url(config.scheduler)
     check_tls(config, config.scheduler.startswith("tls://"))
+    _check_metrics_port(config.metrics_port)
 
 
 def check_url(url: str) -> None:
@@ -132,6 +143,7 @@ class WorkerConfig:
 
     scheduler: str = flag("", "scheduler to serve: tcp://HOST:8786 or tls://HOST:8786", section=_NETWORK)
     health_port: int = flag(0, "port of http://HOST:PORT/health (0: a free one)", section=_NETWORK)
+    metrics_port: int = metrics_port_flag(_NETWORK)
     tls_ca: str = flag("", f"PEM file: {TLS_CA}", section=_NETWORK)
     tls_cert: str = flag("", f"PEM file: {TLS_CERT}", section=_NETWORK)
     tls_key: str = flag("", f"PEM file: {TLS_KEY}", section=_NETWORK)
@@ -152,6 +164,7 @@ class WorkerConfig:
         check_url(self.scheduler)
         check_tls(self, self.scheduler.startswith("tls://"))
         _check_port("--health_port", self.health_port)
+        _check_metrics_port(self.metrics_port)
         _require(self.nthreads >= 1, f"--nthreads {self.nthreads}: at least 1 is needed")
         _require(
             not self.gpu or all(part.isalnum() or part.startswith(("GPU-", "MIG-")) for part in self.gpu.split(",")),
@@ -177,6 +190,10 @@ class WorkerConfig:
 
 def _check_port(name: str, port: int) -> None:
     _require(0 <= port <= MAX_PORT, f"{name} {port}: give a port up to {MAX_PORT}, or 0 for a free one")
+
+
+def _check_metrics_port(port: int) -> None:
+    _require(0 <= port <= MAX_PORT, f"--metrics_port {port}: give a port up to {MAX_PORT}, or 0 for no metrics")
 
 
 def _check_seconds(name: str, seconds: float) -> None:

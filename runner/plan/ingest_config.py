@@ -10,6 +10,7 @@ from runner.plan.execution_config import (
     TLS_CERT,
     TLS_KEY,
     check_execution,
+    metrics_port_flag,
     scheduler_flag,
     tls_flag,
     workers_flag,
@@ -40,6 +41,7 @@ class IngestConfig:
     tls_ca: str = tls_flag(TLS_CA)
     tls_cert: str = tls_flag(TLS_CERT)
     tls_key: str = tls_flag(TLS_KEY)
+    metrics_port: int = metrics_port_flag()
 
     def validate(self) -> None:
         """Raise `runner.errors.UsageError`, in one line, when the flags cannot work."""
