@@ -33,6 +33,7 @@ from runner.plan.relion_flags import (
     Ignored,
     read_arguments,
 )
+from runner.plan.report_config import ReportConfig
 from runner.plan.simulate_config import DemoConfig, SimulateConfig
 from runner.report.events import Noted, RunFailed
 
@@ -163,6 +164,9 @@ add_command(
     REFINE_IGNORED,
     REFINE_REFUSED,
     module="plan_run",
+)
+add_command(
+    ReportConfig, "report", "Report on a run: where its time went, and what the machine allows.", module="timing_report"
 )
 add_command(DemoConfig, "demo", "Simulate, reconstruct and refine a small case, and show what came out.")
 add_command(SchedulerConfig, "scheduler", "Serve as the meeting point of drivers and workers on several machines.")
