@@ -24,7 +24,7 @@ from runner.refinement.inputs import (
     with_transforms,
     write_input,
 )
-from runner.refinement.reduction import INPUT, Seconds, UnitDone, Work, reduce_units
+from runner.refinement.reduction import INPUT, Reduced, UnitDone, Work, reduce_units
 from runner.refinement.result import unpacked_sums
 from runner.refinement.run import Run, coarse_grid, half_of_particles
 
@@ -36,14 +36,13 @@ UNIT = "runner.refinement.unit:run_unit"
 @dataclass(frozen=True)
 class Assigned:
     """The result of an E-step: the sums of each half model, the new poses of all particles, those newly set aside with
-    the reasons, and the seconds and operations of the units.
+    the reasons, and what the units took, see `Reduced`.
     """
 
     sums: list[Accumulators]
     poses: PoseState
     bad: dict[int, str]
-    stages: Seconds
-    operations: Seconds
+    took: Reduced
 
 
 def run_expectation(
@@ -87,7 +86,7 @@ def run_expectation(
     rows = result.rows.pop("row")
     for name, values in result.rows.items():
         getattr(poses, name)[rows] = values
-    return Assigned(sums, poses, result.bad, reduced.stages, reduced.operations)
+    return Assigned(sums, poses, result.bad, reduced)
 
 
 def _input(run: Run, state: RunState, schedule: ScheduleState, only_class: IntArray) -> ExpectationInput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -287,7 +288,10 @@ def _copy_first_class(model: HalfModel) -> None:
 
 
 def _report(run: Run, state: RunState, found: _Found) -> None:
-    schedule = state.schedule
+    schedule, took = state.schedule, found.assigned.took
+    requests = Counter(run.meter.since())
+    if not run.in_process:
+        requests += took.requests
     run.events.emit(
         IterationFinished(
             iteration=state.iteration,
@@ -298,8 +302,9 @@ def _report(run: Run, state: RunState, found: _Found) -> None:
             accuracy_rotation_deg=schedule.accuracy_rotation_deg,
             accuracy_translation_angst=schedule.accuracy_translation_angst,
             average_pmax=state.halves[0].average_pmax,
-            stages=dict(found.assigned.stages),
-            operations=dict(found.assigned.operations),
+            store=dict(requests),
+            stages=dict(took.stages),
+            operations=dict(took.operations),
             driver=found.clock.seconds,
         )
     )

@@ -14,7 +14,7 @@ from runner.refinement.inputs import Device
 from runner.refinement.result import UnitResult, take_result, write_result
 from runner.store.objects import list_objects
 
-Seconds = Counter[str]
+Amounts = Counter[str]
 
 INPUT = "input.npz"
 NODE = "runner.refinement.unit:run_node"
@@ -52,11 +52,14 @@ class Work:
 
 @dataclass
 class Reduced:
-    """The merged result of all units, and what their computation took, summed over units."""
+    """The merged result of all units, and what their computation took, summed over units: seconds by stage, operations
+    by kind, and the requests to the store, of nodes too, as the processes of the units counted them.
+    """
 
     result: UnitResult
-    stages: Seconds = field(default_factory=Counter)
-    operations: Seconds = field(default_factory=Counter)
+    stages: Amounts = field(default_factory=Counter)
+    operations: Amounts = field(default_factory=Counter)
+    requests: Amounts = field(default_factory=Counter)
 
 
 def reduce_units(executor: Executor, work: Work, done: Callable[[UnitDone], None]) -> Reduced:
@@ -134,6 +137,7 @@ class _Reduction:
                 raise outcome.error
             write_result(item.url, UnitResult(bad=dict.fromkeys(item.rows, str(outcome.error))))
         report = outcome.result or {}
+        self._reduced.requests.update(report.get("requests", {}))
         if not item.members:
             self._reduced.stages.update(report.get("stages", {}))
             self._reduced.operations.update(report.get("operations", {}))

@@ -29,7 +29,7 @@ from runner.refinement.reduction import UnitDone
 from runner.report.events import Events, ParticleSetAside, RunResumed, RunStarted, UnitFinished
 from runner.report.logs import open_log
 from runner.store.layout import RunLayout
-from runner.store.objects import absolute, is_local
+from runner.store.objects import RequestMeter, absolute, is_local
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -49,6 +49,7 @@ class Run:
         are set to their mean, and what is kept at low resolution.
     seed : the random seed in force.
     grows_classes : several classes start from one reference; fixed_tau2 : (K, S) signal spectra to keep, or None.
+    meter : counts the requests of this process from iteration to iteration.
     continued_from : the iteration whose files the run went on with, 0 for a new one.
     """
 
@@ -73,6 +74,7 @@ class Run:
     grows_classes: bool
     fixed_tau2: FloatArray | None
     events: Events
+    meter: RequestMeter
     continued_from: int = 0
 
     @property
@@ -169,12 +171,13 @@ def open_run(config: RefineConfig, events: Events, executor: Executor, reference
         grows_classes=references == 1 and classes > 1,
         fixed_tau2=_fixed_tau2(config, classes, box // 2 + 1) if config.tau else None,
         events=events,
+        meter=RequestMeter(),
     )
 
 
 def _table(config: RefineConfig, events: Events, executor: Executor) -> ParticleTable:
     """The particles, from local files in this process; otherwise ingested first: a chunk is read with one request."""
-    table = read_particles(config.i)
+    table = read_particles(config.i, store_url=config.store)
     if table.store or (isinstance(executor, LocalExecutor) and all(map(is_local, [config.i, *table.image_urls]))):
         return table
     store_url = RunLayout(config.o).particles

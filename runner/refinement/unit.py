@@ -34,7 +34,7 @@ from runner.refinement.inputs import (
     find_particles,
 )
 from runner.refinement.result import UnitResult, packed_sums, take_result, write_result
-from runner.store.objects import exists
+from runner.store.objects import RequestMeter, exists
 
 Spec = dict[str, Any]
 Report = dict[str, Any]
@@ -95,12 +95,12 @@ def run_node(spec: Spec) -> Report:
 def _written(spec: Spec, compute: Callable[[], UnitResult]) -> Report:
     """Compute and write the object of a task, unless an earlier attempt or another worker has written it."""
     _one_thread_for_products()
-    started = time.perf_counter()
+    started, meter = time.perf_counter(), RequestMeter()
     report = {"key": spec["output"], "bytes": 0, "bad": 0}
     if not exists(spec["output"]):
         result = compute()
         report |= {"bytes": write_result(spec["output"], result), "bad": len(result.bad)}
-    return report | {"seconds": time.perf_counter() - started}
+    return report | {"seconds": time.perf_counter() - started, "requests": meter.since()}
 
 
 @cache

@@ -32,3 +32,15 @@ def reset_request_counts() -> None:
     """Set all counters to zero."""
     with _lock:
         _counts.update(dict.fromkeys(KINDS, 0))
+
+
+class RequestMeter:
+    """Counts the requests of this process from one look to the next."""
+
+    def __init__(self) -> None:
+        self._seen = request_counts()
+
+    def since(self) -> dict[str, int]:
+        """What was counted since the last call, or since the meter was made; kinds without any are left out."""
+        seen, self._seen = self._seen, request_counts()
+        return {kind: amount - seen[kind] for kind, amount in self._seen.items() if amount != seen[kind]}

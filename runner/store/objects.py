@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from runner.errors import InputError, StorageError
 from runner.store.backend import Backend, ObjectInfo, whole_name
-from runner.store.counts import count, request_counts, reset_request_counts
+from runner.store.counts import RequestMeter, count, request_counts, reset_request_counts
 from runner.store.options import StoreOptions, backend_of, options_in_use, request, use
 from runner.store.retry import reason, s3_answer
 from runner.store.urls import absolute, basename, is_local, is_url, join, local_path, parent
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ObjectInfo",
+    "RequestMeter",
     "StoreOptions",
     "absolute",
     "basename",
