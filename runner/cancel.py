@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from runner.errors import InputError, Preempted, StorageError
-from runner.report.events import Events
+from runner.report.events import Event, Events, UnitFinished
 from runner.store.layout import RunLayout
 from runner.store.objects import create_bytes, delete, exists, list_objects
 
@@ -34,33 +34,37 @@ def cancel_run(prefix: str) -> str:
 
 
 class Cancellation:
-    """Tells the driver of a run whether somebody wants it to stop.
+    """Stops the driver of a run when somebody wants it to; a sink of events.
 
-    The store is asked by `beat`, from the thread of the heartbeat; `check` only looks at the answer, so that it can be
-    called for every unit.
+    The store is asked by `beat`, from the thread of the heartbeat. The run ends where the next unit arrives: `write`
+    raises then, so it has to be the last sink.
     """
 
     def __init__(self, layout: RunLayout, state: Callable[[], dict[str, Any]] = dict) -> None:
         self._layout, self._state = layout, state
-        self._is_wanted = False
+        self._is_heard = self._is_wanted = False
 
-    def clear(self, events: Events) -> None:
-        """Forget an earlier wish: whoever gives the command again wants the run to go on."""
+    def begin(self, events: Events) -> None:
+        """Listen from now on; what was wanted before is over: whoever gives the command again wants it to go on."""
         if exists(self._layout.cancel):
             delete([self._layout.cancel])
             events.note(f"{self._layout.prefix}: the run was cancelled before; it goes on")
-        self._is_wanted = False
+        self._is_heard = True
+        events.add(self)
 
     def beat(self) -> dict[str, Any]:
         """Ask the store, and return the state of the run for the heartbeat."""
         with suppress(StorageError):  # the next beat asks again; the run itself learns of the store's troubles anyway
-            self._is_wanted = self._is_wanted or exists(self._layout.cancel)
+            self._is_wanted = self._is_wanted or (self._is_heard and exists(self._layout.cancel))
         return self._state()
 
-    def check(self) -> None:
-        """Raise `Preempted` when the run is to stop."""
-        if self._is_wanted:
+    def write(self, event: Event) -> None:
+        """Raise `Preempted` at the end of a unit when the run is to stop."""
+        if self._is_wanted and isinstance(event, UnitFinished):
             raise Preempted(
                 f"{self._layout.prefix}: stopped by tomoburst cancel; what is finished is kept, "
                 "the same command goes on with the run"
             )
+
+    def close(self) -> None:
+        """Nothing to finish."""

@@ -10,6 +10,7 @@ import time
 
 from threadpoolctl import threadpool_limits
 
+from runner.cancel import Cancellation
 from runner.execute.protocol import Executor
 from runner.execution import open_executor
 from runner.model.state import RunState
@@ -22,7 +23,9 @@ from runner.refinement.record import RunRecord
 from runner.refinement.resume import continued_run
 from runner.refinement.run import Run, announce
 from runner.report.events import Events, RunFinished
+from runner.report.pulse import Pulse
 from runner.store.cache import use_cache
+from runner.store.layout import RunLayout
 from runner.store.objects import check_writable
 
 
@@ -42,8 +45,12 @@ def run_refine(config: RefineConfig, events: Events) -> None:
         events.note(f"{beginning.config.o}: this run is finished, nothing is left to do; --overwrite starts it afresh")
         events.emit(record.result)
         return
-    with record.driving(), open_executor(config, events) as executor, threadpool_limits(1):
+    pulse = Pulse()
+    events.add(pulse)
+    cancellation = Cancellation(RunLayout(record.config.o), pulse.state)
+    with record.driving(cancellation.beat), open_executor(config, events) as executor, threadpool_limits(1):
         if record.result is None:
+            cancellation.begin(events)
             _drive(beginning, record, executor, events)
 
 

@@ -144,8 +144,7 @@ def _incident_line(event: Event) -> str:
     """What happened to particles, units, workers or the store; empty for records that say nothing to people."""
     match event:
         case RunResumed():
-            units = f", {event.units} units of the next one" if event.units else ""
-            return f"going on: {event.iteration} iterations are finished{units}"
+            return f"going on after iteration {event.iteration}"
         case ParticleSetAside():
             return f"particle {event.row} ({event.particle}) is set aside: {event.reason}"
         case UnitRetried():

@@ -196,7 +196,7 @@ def test_log_of_a_resumed_run_goes_on_and_tells_why_it_failed(tmp_path: Path) ->
         for event in (RUN[0], STARTED, FINISHED, WorkerLost("tcp://1", ("it004/unit_00001",))):
             events.emit(event)
     with Events(open_log(prefix, resumed=True)) as events:
-        events.emit(RunResumed("refine", prefix, iteration=3, units=1, driver=2))
+        events.emit(RunResumed("refine", prefix, iteration=3))
         events.emit(UnitRetried("it004/unit_00001", 2, "its worker is gone"))
         events.emit(RunFailed("s3://b: no answer", 4))
     lines = parsed((tmp_path / "run_events.jsonl").read_text())
@@ -262,7 +262,7 @@ def test_terminal_says_when_a_run_did_not_converge() -> None:
 @pytest.mark.parametrize(
     ("event", "words"),
     [
-        (RunResumed("refine", iteration=3, units=2), "3 iterations are finished, 2 units of the next one"),
+        (RunResumed("refine", iteration=3), "going on after iteration 3"),
         (ParticleSetAside("7@stack.mrcs", 7, "NaN"), "particle 7 (7@stack.mrcs) is set aside: NaN"),
         (UnitRetried("unit_00001", 2, "its worker is gone"), "unit_00001 is tried again (attempt 2): its worker"),
         (StragglerDuplicated("unit_00001", "tcp://1", 60.0), "unit_00001 takes long on tcp://1"),

@@ -43,6 +43,7 @@ from runner.store.objects import delete, exists, write_bytes
 PARTICLES = 200
 UNITS = len(unit_rows(PARTICLES))
 BEAT = 0.05
+UNIT = UnitFinished(32, PARTICLES, "unit_00000", "gpu-1", 2.0)
 STARTED = IterationStarted(4, PARTICLES, 20.0, 26, 2, 7.5, 50.0, 20.0)
 
 
@@ -173,23 +174,32 @@ def test_finished_run_names_its_results(layout: RunLayout) -> None:
 def test_cancelled_run_stops_its_driver_and_the_same_command_goes_on(layout: RunLayout) -> None:
     kept: list[Any] = []
     cancellation = Cancellation(layout, lambda: {"iteration": 4})
-    with claim(layout, cancellation.beat, beat=BEAT):
-        cancellation.check()
+    with claim(layout, cancellation.beat, beat=BEAT), Events(Kept(kept)) as events:
+        cancellation.begin(events)
+        events.emit(UNIT)
         assert "stops after the unit under way" in cancel_run(layout.prefix)
         assert "before" in cancel_run(layout.prefix)
         deadline = time.monotonic() + 60
         with pytest.raises(Preempted, match="stopped by tomoburst cancel"):  # noqa: PT012
             while time.monotonic() < deadline:
-                cancellation.check()
+                events.emit(UNIT)
                 time.sleep(BEAT)
+        failure = RunFailed("stopped", 75)
+        events.emit(failure)  # only units are too much
+    assert kept[-2:] == [UNIT, failure]
     assert look(layout).state == status.CANCELLED
-    again = Cancellation(layout)
-    events = Events(Kept(kept))
-    again.clear(events)
-    again.clear(events)
-    again.beat()
-    again.check()
-    assert kept == [Noted(f"{layout.prefix}: the run was cancelled before; it goes on")]
+
+
+def test_driver_that_comes_after_a_cancellation_goes_on(layout: RunLayout) -> None:
+    kept: list[Any] = []
+    cancel_run(layout.prefix)
+    cancellation = Cancellation(layout)
+    cancellation.beat()
+    with Events(Kept(kept)) as events:
+        cancellation.begin(events)
+        cancellation.beat()
+        events.emit(UNIT)
+    assert kept == [Noted(f"{layout.prefix}: the run was cancelled before; it goes on"), UNIT]
     assert not exists(layout.cancel)
 
 
