@@ -87,8 +87,8 @@ class UnitFinished(Event):
 class IterationFinished(Event):
     """An iteration is finished: what it reached, what it changed, and what was asked of the store for it.
 
-    ``store`` counts requests by method and bytes by direction since the iteration before was finished, of the driver and
-    of its workers: ``{"GET": 12, "PUT": 3, "bytes_read": 1024, …}``.
+    ``store`` counts requests by method and bytes by direction since the iteration before was finished, of the driver
+    and of its workers: ``{"GET": 12, "PUT": 3, "bytes_read": 1024, …}``.
     ``stages`` are the seconds of the stages of the E-step and ``operations`` their operations, summed over the units
     that were computed by this driver's workers; ``driver`` its own seconds: references transformed, accuracies
     estimated, units waited for and merged (expectation), maximization.
