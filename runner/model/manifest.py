@@ -8,6 +8,8 @@ from typing import Any
 
 from runner.errors import InputError
 
+NOT_GIVEN = "not given"
+
 
 @dataclass(frozen=True)
 class RunManifest:
@@ -55,7 +57,8 @@ class RunManifest:
         found = []
         for flag in sorted(self.settings.keys() | now.settings.keys()):
             was, is_ = self.settings.get(flag), now.settings.get(flag)
-            if was != is_ and not (flag == "--random_seed" and is_ == self.seed):
+            same = was == is_ or {_spelt(was), _spelt(is_)} == {NOT_GIVEN}
+            if not same and not (flag == "--random_seed" and is_ == self.seed):
                 found.append(f"{flag}: was {_spelt(was)}, is {_spelt(is_)}")
         found += [
             f"{name}: content was {self.inputs[name][:12]}, is {now.inputs[name][:12]}"
@@ -69,5 +72,5 @@ class RunManifest:
 
 def _spelt(value: Any) -> str:
     if value in ("", None, False):
-        return "not given"
+        return NOT_GIVEN
     return "given" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
