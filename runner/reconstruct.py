@@ -59,7 +59,7 @@ def run_reconstruct(config: ReconstructConfig, events: Events) -> None:
     config.validate()
     check_writable(config.o)
     symmetry = _operators(config.sym)
-    table = select_particles(read_particles(config.i), config.subset, config.class_)
+    table = select_particles(read_particles(config.i, store_url=config.store), config.subset, config.class_)
     target = plan_target(table, config)
     fsc = read_fsc(config.fsc, target.box) if config.fsc else None
     source = open_source(table, config.ctf)

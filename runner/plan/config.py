@@ -35,7 +35,10 @@ _EXPERT = "Expert"
 class RefineConfig:
     """What `tomoburst refine` is asked to do; auto-refine with ``auto_refine``, 3D classification without."""
 
-    i: str = flag("", "STAR file with the subtomograms", section=_IO)
+    i: str = flag("", "STAR file with the subtomograms, or a particle store", section=_IO)
+    store: str = flag(
+        "", "particle store with the volumes of the particles in --i, see `tomoburst ingest`", section=_IO
+    )
     o: str = flag("", "output prefix, e.g. OUT/run; its folder is created", section=_IO)
     continue_: str = flag("", "optimiser STAR file of the run to go on with", section=_IO, name="--continue")
     overwrite: bool = flag(
@@ -116,8 +119,8 @@ class RefineConfig:
         section=_COMPUTE,
         bare_value="",
     )
-    free_gpu_memory: float = flag(0.0, "GPU memory to leave free in MB", section=_COMPUTE)
-    memory: float = flag(1.0, "budget of the expectation step in GB for each thread", section=_COMPUTE)
+    free_gpu_memory: float = flag(0.0, "GPU memory to leave free in MB", section=_COMPUTE, results=False)
+    memory: float = flag(1.0, "budget of the expectation step in GB for each thread", section=_COMPUTE, results=False)
     cache: str = flag(
         "",
         "folder on a fast local disk where chunks of particles are kept for later iterations",
@@ -128,8 +131,11 @@ class RefineConfig:
         0.0, "most GB in --cache (0: nine tenths of what is free there)", section=_COMPUTE, results=False
     )
     random_seed: int = flag(-1, "seed of the random numbers (-1: time)", section=_COMPUTE)
-    on_bad_particle: str = flag(
-        "fail", "what becomes of particles that cannot be used: fail, or skip: set aside, listed", section=_COMPUTE
+    on_bad_particle: str = flag(  # where it makes a difference, "fail" has no results
+        "fail",
+        "what becomes of particles that cannot be used: fail, or skip: set aside, listed",
+        section=_COMPUTE,
+        results=False,
     )
     parity: str = flag("", "relion-3.1: do as RELION 3.1 does, defects included", section=_COMPUTE)
 
@@ -166,7 +172,8 @@ class RefineConfig:
 class ReconstructConfig:
     """What `tomoburst reconstruct` is asked to do."""
 
-    i: str = flag("", "STAR file with the subtomograms and their poses", section=_IO)
+    i: str = flag("", "STAR file with the subtomograms and their poses, or a particle store", section=_IO)
+    store: str = flag("", "particle store with the volumes of the particles in --i", section=_IO)
     o: str = flag("", "output map", section=_IO)
     ctf: bool = flag(False, "weight with the CTF or wedge volumes of rlnCtfImage", section=_CORRECTIONS)
     sym: str = flag("C1", "point group", section=_MODEL)

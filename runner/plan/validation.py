@@ -39,6 +39,7 @@ def check_reconstruct(config: ReconstructConfig) -> None:
     """Raise `UsageError` for flags of `ReconstructConfig` that are missing or out of range."""
     _given("--i", config.i, "a STAR file with subtomograms: --i particles.star")
     _given("--o", config.o, "the map to write: --o rec.mrc")
+    _check_store(config)
     _one_of("--pad", config.pad, (1, 2, 3))
     _one_of("--subset", config.subset, (-1, 1, 2))
     _require(
@@ -51,7 +52,19 @@ def check_reconstruct(config: ReconstructConfig) -> None:
     _at_least("--j", config.j, 1)
 
 
+def _check_store(config: RefineConfig | ReconstructConfig) -> None:
+    _require(
+        not config.store or config.store.rstrip("/").endswith(".zarr"),
+        f"--store {config.store}: the name of a particle store ends in .zarr; `tomoburst ingest` makes one",
+    )
+    _require(
+        not config.store or not config.i.rstrip("/").endswith(".zarr"),
+        f"--store with --i {config.i}: that is a particle store already; leave out one of them",
+    )
+
+
 def _check_files(config: RefineConfig) -> None:
+    _check_store(config)
     if not config.continue_:
         _given("--i", config.i, "a STAR file with subtomograms: --i particles.star")
         _given("--o", config.o, "an output prefix: --o OUT/run")

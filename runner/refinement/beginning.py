@@ -64,6 +64,7 @@ class NewRun:
 
 
 def files_of_flags(config: RefineConfig) -> dict[str, str]:
-    """URL -> flag of the masks and spectra that flags name."""
+    """URL -> flag of the masks, the spectra and the particle store that flags name."""
+    store = {join(config.store, GROUP_KEY): "--store"} if config.store else {}
     fields = ("tau", "solvent_mask", "solvent_mask2", "lowpass_mask")
-    return {getattr(config, field): f"--{field}" for field in fields if getattr(config, field)}
+    return {getattr(config, field): f"--{field}" for field in fields if getattr(config, field)} | store

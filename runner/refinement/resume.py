@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from runner.execute.protocol import Executor
 from runner.formats.mrc import read_mrc
 from runner.formats.particles import read_poses
 from runner.formats.relion_run import ResumedRun, read_run
+from runner.model.manifest import RunManifest
 from runner.model.state import HalfModel, PoseState, RunState, SamplingState
 from runner.plan.config import RefineConfig
 from runner.plan.flags import flags_of, given_fields
@@ -21,6 +23,9 @@ from runner.refinement.beginning import files_of_flags
 from runner.refinement.initial import half_members
 from runner.refinement.run import Run, coarse_grid, open_run
 from runner.report.events import Events
+from runner.store.layout import RunLayout
+from runner.store.objects import exists, read_bytes
+from runner.store.particles import is_particle_store, read_contents
 
 # RELION's rules: what the files of a run keep unless it is given again, the same in a classification only, and what
 # they never keep.
@@ -33,7 +38,7 @@ _SEARCH = "healpix_order psi_step offset_range offset_step"
 _NEVER_KEPT = """
     continue_ force_converge auto_iter_max auto_ignore_angles auto_resol_angles allow_coarser_sampling
     minimum_angular_sampling maximum_angular_sampling always_cc lowpass_mask lowpass maxsig skip_gridding gridding_iter
-    minres_map skip_maximize j gpu free_gpu_memory memory parity overwrite on_bad_particle
+    minres_map skip_maximize j gpu free_gpu_memory memory parity overwrite on_bad_particle store
 """
 _SIGMAS = ("sigma_rot", "sigma_tilt", "sigma_psi")
 
@@ -116,7 +121,19 @@ def _effective(config: RefineConfig, resumed: ResumedRun, events: Events) -> Ref
     values |= {name: getattr(config, name) for name in never_kept | (given & allowed)}
     root = str(resumed.settings["o"])
     values["o"] = config.o if config.o and config.o != root else f"{root}_ct{resumed.iteration}"
-    return RefineConfig(**(values | {"i": resumed.data_url}))  # type: ignore[arg-type]
+    values |= {"i": resumed.data_url, "store": config.store or _store_of(resumed.data_url)}
+    return RefineConfig(**values)  # type: ignore[arg-type]
+
+
+def _store_of(data_url: str) -> str:
+    """The particle store from which the run that wrote ``data_url`` read its volumes; empty where it read files."""
+    layout = RunLayout(re.sub(r"(_it\d+)?_data\.star$", "", data_url))
+    if exists(layout.manifest):
+        settings = RunManifest.from_bytes(read_bytes(layout.manifest), layout.manifest).settings
+        for name in ("--store", "--i"):
+            if is_particle_store(settings.get(name, "")):
+                return str(settings[name])
+    return layout.particles if read_contents(layout.particles) is not None else ""
 
 
 def _check_particles(run: Run, resumed: ResumedRun) -> None:

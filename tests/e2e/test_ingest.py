@@ -375,3 +375,85 @@ def test_flags_that_cannot_work(arguments: list[str], message: str, capsys: pyte
     error = capsys.readouterr().err.strip()
     assert message in error
     assert "\n" not in error
+
+
+REFINE = [
+    "--ctf",
+    "--healpix_order",
+    "0",
+    "--offset_range",
+    "2",
+    "--particle_diameter",
+    "110",
+    "--maskedge",
+    "3",
+    "--ini_high",
+    "60",
+    "--incr_size",
+    "3",
+    "--flatten_solvent",
+    "--random_seed",
+    "1",
+    "--firstiter_cc",
+]
+
+
+def results(prefix: str) -> dict[str, bytes]:
+    """Maps and particle tables of a run, by their names after the prefix."""
+    found = {each.url.removeprefix(prefix): each.url for each in objects.list_objects(objects.parent(prefix))}
+    kept = {
+        name: url for name, url in found.items() if name.startswith("_it") and name.endswith((".mrc", "_data.star"))
+    }
+    return {name: objects.read_bytes(url) for name, url in kept.items()}
+
+
+def test_a_refinement_gives_the_same_from_files_store_and_bucket(data: Path, tmp_path: Path, place: str) -> None:
+    bucket = objects.parent(place)
+    for path in sorted(path for path in data.rglob("*") if path.is_file()):
+        objects.write_bytes(f"{bucket}/set/{path.relative_to(data)}", path.read_bytes())
+    star, common = f"{data}/particles.star", ["--ref", f"{data}/ref1.mrc", "--iter", "2", *REFINE]
+    assert cli.run(["ingest", "--i", star, "--o", place]) == 0
+    runs = {
+        f"{tmp_path}/files/run": ["--i", star],
+        f"{tmp_path}/store/run": ["--i", place, "--cache", f"{tmp_path}/cache"],
+        f"{tmp_path}/given/run": ["--i", star, "--store", place],
+        f"{bucket}/job/run": ["--i", f"{bucket}/set/particles.star"],
+    }
+    found = []
+    for prefix, flags in runs.items():
+        assert cli.run(["refine", "--o", prefix, *flags, *common]) == 0
+        found.append(results(prefix))
+    assert len(found[0]) == 6
+    assert found[1:] == found[:1] * 3
+    assert ParticleStore.open(f"{bucket}/job/run_particles.zarr").star() == (data / "particles.star").read_bytes()
+    assert not (tmp_path / "files" / "run_particles.zarr").exists()
+
+
+def test_a_run_from_a_store_is_continued_without_the_files(data: Path, tmp_path: Path) -> None:
+    store = f"{tmp_path}/p.zarr"
+    ingest(data, store)
+    common = ["--ref", f"{data}/ref1.mrc", *REFINE]
+    assert cli.run(["refine", "--i", store, "--o", f"{tmp_path}/first/run", "--iter", "1", *common]) == 0
+    shutil.rmtree(data / "subtomo")
+    shutil.rmtree(data / "ctf")
+    for earlier, iteration in (("first/run", 1), ("second/run", 2)):  # the second run knows the store from the first
+        again = f"{tmp_path}/{'second' if iteration == 1 else 'third'}/run"
+        optimiser = f"{tmp_path}/{earlier}_it{iteration:03d}_optimiser.star"
+        assert cli.run(["refine", "--continue", optimiser, "--o", again, "--iter", str(iteration + 1)]) == 0
+        assert f"_it{iteration + 1:03d}_class001.mrc" in results(again)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--i", "p.star", "--store", "particles"], "the name of a particle store ends in .zarr"),
+        (["--i", "p.zarr", "--store", "q.zarr"], "leave out one of them"),
+        (["--i", "p.star", "--cache_size", "3"], "--cache_size without --cache"),
+        (["--i", "p.star", "--cache", "c", "--cache_size", "-3"], "give a number of GB"),
+    ],
+)
+def test_flags_of_a_refinement_that_cannot_work(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["refine", *flags, "--o", "out/run", "--ref", "r.mrc"]) == 2
+    assert message in capsys.readouterr().err
