@@ -174,7 +174,7 @@ class _Run:
         if isinstance(message, Left):
             yield from self._without(message)
         elif isinstance(message, Ended) and message.serial in self._ending:
-            del self._ending[message.serial]
+            self._ending.pop(message.serial).future.release()  # at once: it would be done again when its worker dies
         elif message.serial in self._copies:  # messages of copies that were dropped are of no interest
             copy = self._copies[message.serial]
             outcome = self._told(copy, message) if isinstance(message, Told) else self._ended(copy, message)
@@ -233,16 +233,16 @@ class _Run:
                 yield Outcome(copy.flight.task, None, final, copy.flight.attempts.count, left.name)
             else:
                 self._report(retried(copy.flight.attempts, left.name, f"its worker {reason}"))
-        self._ground_unreachable()
+        if not self._link.worker_count():
+            self._ground_unreachable()
 
     def _ground_unreachable(self) -> None:
-        """Start anew what was preferably for workers that are all gone.
+        """Start anew what was preferably for workers that are gone, when nobody is left.
 
         Dask gives it to another worker that is there, but to none that comes later.
         """
-        there = set(self._link.others(""))
         for serial, copy in list(self._copies.items()):
-            if copy.preferred and not copy.worker and there.isdisjoint(copy.preferred):
+            if copy.preferred:
                 self._drop(serial, copy)
 
     @staticmethod
@@ -256,6 +256,8 @@ class _Run:
         """Forget one copy; a flight that has no other starts again."""
         del self._copies[serial]
         del copy.flight.copies[serial]
+        if serial not in self._ending:
+            copy.future.release()
         if not copy.flight.copies:
             self._grounded.append(copy.flight)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from queue import Empty, SimpleQueue
@@ -19,11 +21,12 @@ from runner.execute.remote import attempt
 from runner.store.options import options_in_use
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, LocalCluster
+    from distributed import Client, Future, LocalCluster, Nanny
     from distributed.security import Security
 
 SCHEDULER_TIMEOUT_SECONDS = 60.0
 CLOSE_SECONDS = 8.0
+STOP_SECONDS = 1.0
 WAIT_STEP_SECONDS = 0.2
 
 
@@ -229,7 +232,14 @@ class Link:
     def _close(self) -> None:
         self._client.close(timeout=2)
         if self._cluster is not None:
+            self._cluster.sync(_stop, self._cluster.workers.values())
             self._cluster.close(timeout=4)
+
+
+async def _stop(nannies: Iterable[Nanny]) -> None:
+    """End processes soon, also those that compute what nobody waits for any more."""
+    stops = (nanny.close(timeout=STOP_SECONDS, reason="driver-ends") for nanny in nannies)
+    await asyncio.gather(*stops, return_exceptions=True)
 
 
 def _rank(name: str, locality: str) -> bytes:
@@ -265,6 +275,7 @@ def start_local(workers: int, report: Report) -> Link:
     from distributed import Client, LocalCluster
 
     forward_log(report)
+    ignore_leaks()
     dask.config.set(
         {
             "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
@@ -301,6 +312,12 @@ def forward_log(report: Report) -> None:
         logger.handlers[:] = [handler]
         logger.propagate = False
         logger.setLevel(logging.ERROR)
+
+
+def ignore_leaks() -> None:
+    """Let the processes that are started say nothing of semaphores of a process that ended at once: they clean up."""
+    rules = [os.environ.get("PYTHONWARNINGS", ""), "ignore::UserWarning:multiprocessing.resource_tracker"]
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, rules))
 
 
 def silence(level: int) -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -42,19 +43,25 @@ def test_workers_are_killed_at_random(cluster: Cluster):
     """Twenty deaths: each loses the unit that the worker was computing and nothing else."""
     chance = random.Random(20)
     cluster.scheduler()
-    workers = [cluster.worker() for _ in range(3)]
+    names = ["a", "b", "c"]
+    workers = {name: cluster.worker("--name", name) for name in names}
     driver = cluster.attached("--endless", "--seconds", "0.3")
-    wait_for(cluster.outcomes, driver)
+
+    def stays(name: str) -> int:
+        joined, lost = driver.records("worker_joined"), driver.records("worker_lost")
+        return len(of_worker(joined, name)) - len(of_worker(lost, name))
+
     for kill in range(KILLS):
-        time.sleep(chance.uniform(0.2, 1.0))
-        victim = workers[kill % len(workers)]
+        name = names[kill % len(names)]
+        wait_for(lambda name=name: stays(name) == 1, driver)
+        time.sleep(chance.uniform(0.0, 0.6))
         if kill % 7 == 6:
-            victim.kill()  # all of it, for good; another one comes
-            workers[kill % len(workers)] = cluster.worker()
+            workers[name].kill()  # all of it, for good; another one comes
+            wait_for(lambda name=name: stays(name) == 0, driver)
+            workers[name] = cluster.worker("--name", name)
         else:
-            wait_for(victim.worker_processes, victim)
-            victim.worker_processes()[0].kill()
-        wait_for(lambda deaths=kill + 1: len(driver.records("worker_lost")) >= deaths, driver)
+            workers[name].worker_processes()[0].kill()
+            wait_for(lambda deaths=kill + 1: len(driver.records("worker_lost")) == deaths, driver)
     cluster.enough()
     assert driver.wait() == 0
     outcomes, lost = cluster.outcomes(), driver.records("worker_lost")
@@ -229,12 +236,19 @@ def test_scheduler_ends_in_good_order(cluster: Cluster):
     assert worker.wait() == 0
 
 
-def test_scheduler_and_worker_end_when_nobody_needs_them(cluster: Cluster):
-    scheduler = cluster.scheduler("--idle_timeout", "8")
-    idler, worker = cluster.worker("--idle_timeout", "1"), cluster.worker()
-    assert idler.wait() == 0
-    assert scheduler.wait() == 0
-    assert worker.wait() == 0
+def test_a_worker_ends_when_it_has_nothing_to_do(cluster: Cluster):
+    scheduler = cluster.scheduler()
+    assert cluster.worker("--idle_timeout", "1").wait() == 0
+    assert scheduler.popen.poll() is None
+
+
+def test_scheduler_ends_when_nobody_needs_it(cluster: Cluster):
+    assert cluster.scheduler("--idle_timeout", "1").wait() == 0
+
+
+def of_worker(records: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Records that name a worker."""
+    return [record for record in records if record["worker"] == name]
 
 
 def exit_code_of_sigterm(process: Process) -> int:
