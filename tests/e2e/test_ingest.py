@@ -378,23 +378,8 @@ def test_flags_that_cannot_work(arguments: list[str], message: str, capsys: pyte
 
 
 REFINE = [
-    "--ctf",
-    "--healpix_order",
-    "0",
-    "--offset_range",
-    "2",
-    "--particle_diameter",
-    "110",
-    "--maskedge",
-    "3",
-    "--ini_high",
-    "60",
-    "--incr_size",
-    "3",
-    "--flatten_solvent",
-    "--random_seed",
-    "1",
-    "--firstiter_cc",
+    *("--ctf", "--firstiter_cc", "--flatten_solvent", "--healpix_order", "0", "--offset_range", "2"),
+    *("--particle_diameter", "110", "--maskedge", "3", "--ini_high", "60", "--incr_size", "3", "--random_seed", "1"),
 ]
 
 
