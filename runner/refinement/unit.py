@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -39,6 +40,7 @@ from runner.store.objects import RequestMeter, exists
 Spec = dict[str, Any]
 Report = dict[str, Any]
 Volume = npt.NDArray[np.float32]
+Chunk = list[tuple[int, Volume | InputError, Volume | None]]
 
 DEGENERATE = (
     "no pose has a weight above zero; check this particle and its CTF volume for NaN or zeros, and that particles and "
@@ -58,8 +60,8 @@ def run_unit(spec: Spec) -> Report:
         opened = find_input(spec["input"], spec["digest"], Device(spec["gpu"], spec["units"]))
         opened.backend.activate()
         result = UnitResult()
-        for rows in _chunks(spec, len(opened.given.rows.half)):
-            result.merge(_expectation(opened, rows, clock))
+        for chunk in _chunks(spec, opened.particles, opened.given.rows.half):
+            result.merge(_expectation(opened, chunk, clock))
         return result
 
     report = _written(spec, compute)
@@ -72,8 +74,8 @@ def run_noise_unit(spec: Spec) -> Report:
     def compute() -> UnitResult:
         given = find_noise_input(spec["input"], spec["digest"])
         result = UnitResult()
-        for rows in _chunks(spec, len(given.half)):
-            result.merge(_spectra(given, find_particles(given.where), rows))
+        for chunk in _chunks(spec, find_particles(given.where), given.half):
+            result.merge(_spectra(given, chunk))
         return result
 
     return _written(spec, compute)
@@ -109,19 +111,39 @@ def _one_thread_for_products() -> None:
     threadpool_limits(1)
 
 
-def _chunks(spec: Spec, particles: int) -> Iterator[range]:
-    """Rows of the unit's chunks: a unit reads and computes one after the other, to bound its memory."""
-    size = batch_size(particles)
-    for start in range(spec["start"], spec["stop"], size):
-        yield range(start, min(start + size, spec["stop"]))
+def _chunks(spec: Spec, particles: Particles, half: npt.NDArray[np.int64]) -> Iterator[Chunk]:
+    """The chunks of a unit, one after the other to bound its memory; the next one is read while one is computed."""
+    size = batch_size(len(half))
+    rows = [range(start, min(start + size, spec["stop"])) for start in range(spec["start"], spec["stop"], size)]
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(_read, particles, rows[0], half)
+        for following in rows[1:]:
+            chunk, ahead = ahead.result(), reader.submit(_read, particles, following, half)
+            yield chunk
+        yield ahead.result()
 
 
-def _expectation(opened: Opened, rows: range, clock: Clock) -> UnitResult:
+def _read(particles: Particles, rows: range, half: npt.NDArray[np.int64]) -> Chunk:
+    """Row, volume and CTF of the particles of a chunk that take part; the error where one cannot be used."""
+    taking_part = [row for row in rows if half[row] != SET_ASIDE]
+    chunk: Chunk = []
+    for row, volume in zip(taking_part, particles.source.read(taking_part), strict=True):
+        if isinstance(volume, InputError) or not particles.where.ctf:
+            chunk.append((row, volume, None))
+            continue
+        try:
+            chunk.append((row, volume, particles.source.read_ctf(row)))
+        except InputError as error:
+            chunk.append((row, error, None))
+    return chunk
+
+
+def _expectation(opened: Opened, chunk: Chunk, clock: Clock) -> UnitResult:
     """E-step of one chunk, half by half."""
     given, particles = opened.given, opened.particles
     result = UnitResult()
     found: dict[int, list[Particle]] = {}
-    for row, volume, ctf in _read(particles, rows, given.rows.half, given.skip_bad, result.bad):
+    for row, volume, ctf in _usable(chunk, given.skip_bad, result.bad):
         found.setdefault(int(given.rows.half[row]), []).append(given.rows.particle(row, volume, ctf))
     assigned: list[Assignment] = []
     for half in sorted(found):
@@ -156,14 +178,14 @@ def _assigned_rows(assigned: list[Assignment]) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def _spectra(given: NoiseInput, particles: Particles, rows: range) -> UnitResult:
+def _spectra(given: NoiseInput, chunk: Chunk) -> UnitResult:
     """Sums of the spectra by half and group, (H, G, S), their numbers and the sum of the particles of one chunk."""
     result = UnitResult()
     sphere = soft_sphere(given.box, given.mask.radius_px, given.mask.edge_px) if given.mask.zero_fill else None
     power = np.zeros((given.halves, given.groups, given.box // 2 + 1))
     count = np.zeros((given.halves, given.groups), dtype=np.int64)
     total = np.zeros((given.box,) * 3)
-    for row, read, _ in _read(particles, rows, given.half, given.skip_bad, result.bad):
+    for row, read, _ in _usable(chunk, given.skip_bad, result.bad):
         volume = read.astype(np.float64)
         if sphere is not None:
             volume = fill_background(volume, sphere)
@@ -174,18 +196,13 @@ def _spectra(given: NoiseInput, particles: Particles, rows: range) -> UnitResult
     return result
 
 
-def _read(
-    particles: Particles, rows: range, half: npt.NDArray[np.int64], skip_bad: bool, bad: dict[int, str]
-) -> Iterator[tuple[int, Volume, Volume | None]]:
-    """Row, volume and CTF of the particles of a chunk that take part; what cannot be used is set aside in ``bad``."""
-    taking_part = [row for row in rows if half[row] != SET_ASIDE]
-    for row, volume in zip(taking_part, particles.source.read(taking_part), strict=True):
-        try:
-            if isinstance(volume, InputError):
-                raise volume
-            yield row, volume, particles.source.read_ctf(row) if particles.where.ctf else None
-        except InputError as error:
-            _set_aside(row, error, skip_bad, bad)
+def _usable(chunk: Chunk, skip_bad: bool, bad: dict[int, str]) -> Iterator[tuple[int, Volume, Volume | None]]:
+    """The particles of a chunk that can be used; the others are set aside in ``bad``."""
+    for row, volume, ctf in chunk:
+        if isinstance(volume, InputError):
+            _set_aside(row, volume, skip_bad, bad)
+        else:
+            yield row, volume, ctf
 
 
 def _set_aside(row: int, error: InputError, skip_bad: bool, bad: dict[int, str]) -> None:
