@@ -192,11 +192,11 @@ def _states(urls: list[str]) -> dict[str, str]:
 def _ingest(plan: _Plan, url: str, executor: Executor, events: Events, settings: IngestSettings) -> Contents:
     """Make what is missing of the store, and declare it complete."""
     finished = _begin(plan, url)
-    tasks = [task for task in _tasks(plan, url, settings) if task.id not in finished]
-    total = plan.layout.chunks("particles") + plan.layout.chunks("ctf")
+    found = frozenset(finished)
+    missing = (task for task in _tasks(plan, url, settings) if task.id not in found)
+    done, total = len(found), plan.layout.chunks("particles") + plan.layout.chunks("ctf")
     events.emit(StageStarted("ingesting", total))
-    done = total - len(tasks)
-    for outcome in executor.run(tasks):
+    for outcome in executor.run(missing):
         if outcome.error is not None:
             raise outcome.error
         assert outcome.result is not None
