@@ -108,6 +108,20 @@ def test_volumes_are_the_same_from_files_and_store(data: Path, place: str) -> No
         assert np.array_equal(*(source.read_ctf(row) for source in sources))
 
 
+@pytest.mark.parametrize("layout", ["half", "asymmetric", "squared"])
+def test_ctfs_of_every_layout_are_the_same_from_files_and_store(tmp_path: Path, place: str, layout: str) -> None:
+    squared = layout == "squared"  # RELION 4 on: files of premultiplied particles hold the squared CTF
+    build(tmp_path / "data", Flavour(layout, ctf="cube" if squared else layout, premultiplied=squared))
+    star = tmp_path / "data" / "particles.star"
+    text = star.read_text().replace("data/", "")
+    star.write_text(text.replace("# version 30001", "# version 40001") if squared else text)
+    ingest(tmp_path / "data", place)
+    tables = [read_particles(url) for url in (str(star), place)]
+    assert [table.optics[0].ctf_squared for table in tables] == [squared] * 2
+    files, source = (open_source(table, ctf=True) for table in tables)
+    assert all(np.array_equal(files.read_ctf(row), source.read_ctf(row)) for row in range(COUNT))
+
+
 def _with_new_poses(data: Path, change: str = "", to: str = "") -> str:
     """A STAR file of some of the particles in another order, as a refinement or a selection leaves it."""
     lines = (data / "particles.star").read_text().splitlines()
