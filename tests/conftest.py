@@ -86,7 +86,7 @@ def s3(s3_service: s3_server.S3Server, monkeypatch: pytest.MonkeyPatch) -> Itera
         monkeypatch.setenv(name, value)
     objects.use(objects.StoreOptions())
     bucket = Bucket(f"s3://test-{uuid.uuid4().hex}", s3_service)
-    client = s3_service.client()
+    client = s3_service.client
     client.mkdir(bucket.url)
     yield bucket
     client.rm(bucket.url, recursive=True)

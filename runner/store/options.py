@@ -15,7 +15,7 @@ import fsspec
 
 from runner.errors import StorageError
 from runner.store.backend import Backend, FsspecBackend, LocalBackend
-from runner.store.retry import Trouble, reason, retrying
+from runner.store.retry import reason, retrying
 from runner.store.urls import is_local, local_path
 
 T = TypeVar("T")
@@ -117,8 +117,8 @@ def request(url: str, call: Callable[[Backend, str], T]) -> T:
         used, path = backend_of(url)
         return call(used, path)
 
-    def renew(kind: Trouble) -> bool:
-        if not is_s3(url) or (kind is Trouble.DENIED and bucket not in _process.answered):
+    def renew() -> bool:
+        if bucket not in _process.answered:
             return False
         with _process.lock:
             if _process.s3 is used:  # another thread may have looked them up already

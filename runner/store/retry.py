@@ -76,8 +76,7 @@ class Trouble(enum.Enum):
     """What a failure says about the next attempt."""
 
     TRANSIENT = "may pass by itself"
-    CREDENTIALS = "may pass with the credentials that are valid now"
-    DENIED = "the same, when the store has answered before"
+    CREDENTIALS = "may pass with the credentials that are valid now, when others were accepted before"
     PERMANENT = "will come again"
 
 
@@ -103,12 +102,10 @@ def s3_answer(error: BaseException) -> tuple[str, int]:
 def trouble(error: BaseException) -> Trouble:
     """Classify a failure of a driver."""
     code, status = s3_answer(error)
-    if code in CREDENTIAL_CODES:
-        return Trouble.CREDENTIALS
     if code in TRANSIENT_CODES or status in TRANSIENT_STATUS:
         return Trouble.TRANSIENT
-    if status in (401, 403):
-        return Trouble.DENIED
+    if code in CREDENTIAL_CODES or status in (401, 403):
+        return Trouble.CREDENTIALS
     if code or status:
         return Trouble.PERMANENT
     for cause in causes(error):
@@ -127,13 +124,14 @@ _listeners: list[Listener] = []
 
 
 def listen(listener: Listener) -> None:
-    """Call ``listener(url, attempt, reason)`` before each further attempt, in the thread of the request, instead of the
-    one before; it must come back at once.
+    """Call ``listener(url, attempt, reason)`` before each further attempt, in the thread of the request.
+
+    It replaces the listener before, and must come back at once.
     """
     _listeners[:] = [listener]
 
 
-def retrying(request: Callable[[], T], renew: Callable[[Trouble], bool], url: str = "") -> T:
+def retrying(request: Callable[[], T], renew: Callable[[], bool], url: str = "") -> T:
     """Result of ``request``, tried again after failures that may pass.
 
     ``renew`` looks the credentials up again and tells whether another attempt makes sense; ``url`` is for `listen`.
@@ -157,7 +155,7 @@ def retrying(request: Callable[[], T], renew: Callable[[Trouble], bool], url: st
                 again = False
             else:
                 renewals += 1
-                again = renewals <= POLICY.renewals and renew(kind)
+                again = renewals <= POLICY.renewals and renew()
             if not again:
                 if attempt > 1:
                     error.add_note(f"after {attempt} attempts in {time.monotonic() - begin:.0f} s")
@@ -201,7 +199,7 @@ def reason(error: BaseException) -> str:
     if not text:
         said = getattr(error, "strerror", "") or ("" if code else str(error) or type(error).__name__)
         text = " ".join(part for part in (code, said) if part)
-        text = f"{text}, HTTP status {status}" if status else text
+        text = SECRETS.sub("***", f"{text}, HTTP status {status}" if status else text)
     notes = ", ".join(getattr(error, "__notes__", []))
-    text = SECRETS.sub("***", " ".join(text.split()))
+    text = " ".join(text.split())
     return f"{text}, {notes}" if notes else text

@@ -25,7 +25,8 @@ ALL = (*TRANSIENT, STALE)
 class FaultyProxy(ThreadingHTTPServer):
     """Forwards to ``upstream`` (host, port); a request fails with probability ``rate`` in one of the ways of ``kinds``.
 
-    ``counts`` holds how often each kind happened. `force` decides about coming requests instead of chance.
+    ``counts`` holds how often each kind happened. `force` decides about coming requests instead of chance, until they
+    came or `end_force`.
     """
 
     daemon_threads = True
@@ -60,6 +61,11 @@ class FaultyProxy(ThreadingHTTPServer):
         """Let the next ``times`` requests of a method whose URL contains ``path`` fail, or pass (``kind=""``)."""
         with self._lock:
             self._forced.append((kind, method, path, times))
+
+    def end_force(self) -> None:
+        """Leave all requests to chance again."""
+        with self._lock:
+            self._forced.clear()
 
     def fault_of(self, method: str, path: str) -> str:
         """What is to happen to a request; ``""`` for nothing."""

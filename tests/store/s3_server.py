@@ -7,6 +7,7 @@ that runs until ``stop``. Tests use the fixture ``s3``.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -123,8 +124,9 @@ class S3Server:
         inside = ["nsenter", f"--target={_first_process(self.pid)}", "--mount", "--pid"]
         return subprocess.run([*inside, *tool, *arguments], check=True, capture_output=True, text=True).stdout
 
+    @functools.cached_property
     def client(self) -> Any:
-        """A filesystem of its own for this server, whatever the environment says."""
+        """A filesystem for this server, whatever the environment says."""
         import s3fs
 
         settings = {"endpoint_url": self.endpoint, "key": self.access_key, "secret": self.secret_key}

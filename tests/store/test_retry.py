@@ -50,8 +50,8 @@ def answer(code: str, status: int, message: str = "") -> OSError:
         (answer("RequestExpired", 400), Trouble.CREDENTIALS),
         (answer("TokenRefreshRequired", 400), Trouble.CREDENTIALS),
         (NoCredentialsError(), Trouble.CREDENTIALS),
-        (answer("AccessDenied", 403), Trouble.DENIED),
-        (answer("403", 403), Trouble.DENIED),
+        (answer("AccessDenied", 403), Trouble.CREDENTIALS),
+        (answer("403", 403), Trouble.CREDENTIALS),
         (answer("NoSuchKey", 404), Trouble.PERMANENT),
         (answer("NoSuchBucket", 404), Trouble.PERMANENT),
         (answer("PreconditionFailed", 412), Trouble.PERMANENT),
@@ -89,7 +89,7 @@ def failing(error: Exception, times: float, answered: list[int]):
     return request
 
 
-def never(_kind: Trouble) -> bool:
+def never() -> bool:
     raise AssertionError("nobody asked for credentials")
 
 
@@ -123,14 +123,14 @@ def test_what_will_come_again_is_not_tried_again(pauses):
 
 
 def test_credentials_are_looked_up_twice_at_most(pauses):
-    asked: list[Trouble] = []
+    asked: list[int] = []
 
-    def renew(kind: Trouble) -> bool:
-        asked.append(kind)
+    def renew() -> bool:
+        asked.append(1)
         return True
 
     assert retrying(failing(answer("ExpiredToken", 400), 1, []), renew) == "answer"
-    assert asked == [Trouble.CREDENTIALS]
+    assert len(asked) == 1
     with pytest.raises(OSError):  # noqa: PT011 -- the error of the driver itself
         retrying(failing(answer("ExpiredToken", 400), 1e9, []), renew)
     assert len(asked) == 3
