@@ -48,7 +48,8 @@ class RunRecord:
         Raises
         ------
         UsageError
-            The prefix holds another run, whose differences are named, or files of one without a record.
+            The prefix holds another run, whose differences are named, or files of one without a record; or
+            ``--overwrite`` would remove a file that the run reads.
         """
         seed = config.random_seed if config.random_seed >= 0 else seed
         self.config = replace(config, random_seed=seed)
@@ -56,6 +57,7 @@ class RunRecord:
         self.result: RunFinished | None = None
         self._layout = RunLayout(config.o)
         self._files, self._first, self._events = files, first, events
+        self._is_removable = False
         self._made_folders = _missing_folders(config.o)
         self._lease: DriverLease
         self._manifest = RunManifest(
@@ -91,7 +93,7 @@ class RunRecord:
                 self._remove_partial_results()
                 yield
             except (UsageError, InputError):
-                if self.is_new:
+                if self._is_removable:
                     self._remove_traces(self._lease)
                 raise
             if self.result is not None:
@@ -102,8 +104,6 @@ class RunRecord:
 
         Raises
         ------
-        UsageError
-            ``--overwrite`` would remove a file that the run reads.
         StorageError
             The manifest cannot be written, or somebody else has written another one.
         """
@@ -111,6 +111,7 @@ class RunRecord:
             return
         if self.config.overwrite:
             self._remove_results()
+            self._is_removable = True
         self._remove_work()  # also of a run whose manifest is gone: its units are not those of this one
         units = {
             "particles": particles,
@@ -156,7 +157,7 @@ class RunRecord:
             raise _conflict(self._layout.commit(number))
         objects.write_bytes(self._layout.state(number), data)
         _create(self._layout.commit(number), marker)
-        self.is_new = False
+        self.is_new = self._is_removable = False
         self._remove_work(lambda url: self._is_needed(url, number))
         return unpack(RunState, data, self._layout.state(number))
 
@@ -170,13 +171,15 @@ class RunRecord:
         """
         self._lease.check()
         objects.write_bytes(self._layout.finished, _json(result.as_dict()))
-        self.is_new, self.result = False, result
+        self.is_new, self._is_removable, self.result = False, False, result
 
     def _look(self) -> None:
         """Read the manifest and the end of the run, if there are any."""
-        if self.config.overwrite:
-            return
         manifest = _read(self._layout.manifest)
+        self._is_removable = manifest is None
+        if self.config.overwrite:
+            self._refuse_removal_of_inputs()
+            return
         if manifest is None:
             self._refuse_foreign_files()
             return
@@ -191,6 +194,11 @@ class RunRecord:
         self.config = replace(self.config, random_seed=earlier.seed)
         finished = _read(self._layout.finished)
         self.result = None if finished is None else self._checked_result(finished)
+
+    def _refuse_removal_of_inputs(self) -> None:
+        for url, flag in self._files.items():
+            if self._layout.is_result(url):
+                raise UsageError(f"--overwrite would remove {flag} {url}, which the run reads; give another --o")
 
     def _refuse_foreign_files(self) -> None:
         """Keep files of RELION, or of a version without records, from being mixed with those of a new run."""
@@ -231,12 +239,8 @@ class RunRecord:
         """Remove the files of an earlier run: those that have the name of a result, and no others."""
         folder = objects.parent(self._layout.prefix)
         urls = [objects.join(folder, name) for name in objects.list_names(folder)]
-        results = [url for url in urls if self._layout.is_result(url)]
-        for url in self._files:
-            if url in results:
-                raise UsageError(f"--overwrite: {url} belongs to the run that would be removed; give another --o")
         objects.delete([self._layout.manifest, self._layout.finished])  # first: without them nothing is resumed
-        objects.delete(results)
+        objects.delete([url for url in urls if self._layout.is_result(url)])
 
     def _remove_partial_results(self) -> None:
         """Remove what a driver that was killed has left of files that it was writing."""
@@ -260,21 +264,14 @@ class RunRecord:
         """Leave of the work of a finished run only the mark that it is finished."""
         self._remove_work(lambda url: url == self._layout.finished)
         lease.release(tidy=True)
-        self._remove_work_folders()
-
-    def _remove_work_folders(self) -> None:
-        """Remove the empty local folders of the work, which may hold pieces of files whose writers were killed."""
-        objects.delete(objects.partial_files(self._layout.work, below=True))
-        objects.remove_empty_folders(self._layout.work)
+        objects.remove_leftovers(self._layout.work)
 
     def _remove_traces(self, lease: DriverLease) -> None:
         """Leave nothing of a run that could not begin."""
         self._remove_work()
         objects.delete([self._layout.manifest])
         lease.release(tidy=True)
-        self._remove_work_folders()
-        for folder in self._made_folders:
-            objects.remove_empty_folders(folder)
+        objects.remove_leftovers(self._layout.work, above=self._made_folders)
 
 
 def _settings(config: RefineConfig) -> dict[str, Any]:

@@ -47,7 +47,7 @@ __all__ = [
     "parent",
     "partial_files",
     "read_bytes",
-    "remove_empty_folders",
+    "remove_leftovers",
     "request_counts",
     "reset_request_counts",
     "resolve",
@@ -146,19 +146,26 @@ def create_bytes(url: str, data: bytes) -> bool:
 def supports_conditional_create(url: str) -> bool:
     """Whether the store of ``url`` refuses to create an object twice.
 
-    Found out once for each bucket or local folder by creating an object beside ``url`` twice and removing it.
+    Found out once for each bucket or local file system by creating an object beside ``url`` twice and removing it.
 
     Raises
     ------
     StorageError
         When nothing can be written there.
     """
-    local = is_local(url)
-    place = (options_in_use(), parent(url) if local else "/".join(url.split("/")[:3]))
+    place = (options_in_use(), _device(url) if is_local(url) else "/".join(url.split("/")[:3]))
     with _probing:
         if place not in _probed:
             _probed[place] = _refuses_second_create(join(parent(url), f"{PROBE}{uuid.uuid4().hex}"))
         return _probed[place]
+
+
+def _device(url: str) -> str:
+    """The file system of a local file that may not be there yet."""
+    folder = local_path(url).absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    return str(folder.stat().st_dev)
 
 
 def _refuses_second_create(probe: str) -> bool:
@@ -207,31 +214,39 @@ def list_names(folder: str) -> set[str]:
     return _listing(folder) or set()
 
 
-def partial_files(folder: str, below: bool = False) -> dict[str, str]:
-    """Local files in ``folder`` (or ``below`` it) that are being written or that a killed writer has left.
+def partial_files(folder: str) -> dict[str, str]:
+    """Local files in ``folder`` that are being written, or that a killed writer has left.
 
     Returns
     -------
-    URL -> URL that it is to get when it is whole; nothing in other stores, where no such files are.
+    URL -> URL that it gets when it is whole; nothing in other stores, where no such files are.
     """
-    if not is_local(folder):
-        return {}
-    folders = [folder]
-    if below:
-        start, root = folder.rstrip("/"), str(local_path(folder))
-        folders = [start + path[len(root) :] for path, _, _ in os.walk(root)]
-    found = ((each, name) for each in folders for name in list_names(each))
-    intended = ((join(each, name), whole_name(name), each) for each, name in found)
-    return {url: join(each, name) for url, name, each in intended if name is not None}
+    names = ((name, whole_name(name)) for name in (list_names(folder) if is_local(folder) else ()))
+    return {join(folder, name): join(folder, whole) for name, whole in names if whole is not None}
 
 
-def remove_empty_folders(folder: str) -> None:
-    """Remove a local folder and those in it, as far as they are empty; other stores have no folders."""
+def remove_leftovers(folder: str, above: Sequence[str] = ()) -> None:
+    """Remove what killed writers have left below ``folder``, and then the local folders that are empty, ``above`` too.
+
+    Raises
+    ------
+    StorageError
+        When something cannot be removed.
+    """
+    probes = _answer(folder, lambda store, path: [info.url[len(path) :] for info in store.find(path)])
+    delete(folder + name for name in probes if basename(name).startswith(PROBE))
     if not is_local(folder):
         return
-    for path, _, _ in os.walk(local_path(folder), topdown=False):
-        with contextlib.suppress(OSError):  # it is not empty
-            Path(path).rmdir()
+    for path, _, names in os.walk(local_path(folder), topdown=False):
+        delete(str(Path(path, name)) for name in names if whole_name(name) is not None)
+        _remove_if_empty(Path(path))
+    for each in above:
+        _remove_if_empty(local_path(each))
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def file_digest(url: str) -> str:
