@@ -30,9 +30,10 @@ from kernels.trilinear import stacked_power
 
 IntArray = npt.NDArray[np.int64]
 
-COEFFICIENTS_PER_BLOCK, ROWS_PER_BLOCK = 4096, 128
-"""Rotated references are taken in blocks which stay in cache between sampling and product.  The blocks are the same
-whatever the memory, because sums change their last bits with their order.
+COEFFICIENTS_PER_BLOCK, ROWS_PER_BLOCK, COARSE_ROWS_PER_BLOCK = 4096, 128, 512
+"""Rotated references are taken in blocks: in the first pass, which has more columns, of as many rows as the product
+needs to run at full speed, later of what stays in cache.  The blocks are the same whatever the memory, because sums
+change their last bits with their order.
 """
 
 
@@ -140,7 +141,7 @@ def coarse_scores(
         images = images.reshape(shape[0] * shape[3], -1).T
         gains = xp.stack([term.norm[chosen] for term in terms]).T
         for k, reference in enumerate(model.references_rft):
-            for r in slices(len(matrices), ROWS_PER_BLOCK):
+            for r in slices(len(matrices), COARSE_ROWS_PER_BLOCK):
                 rotated = sample(reference, matrices[r], frequencies, model.pad, backend)
                 norm[:, k, r] += (power(rotated, backend) @ gains).T
                 product = rotated.reshape(len(rotated), -1) @ images

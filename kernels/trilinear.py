@@ -38,26 +38,29 @@ def locate(rotation: Any, kx: Any, ky: Any, kz: Any, size: int, corner: Any, tap
     rotation : (3, 3) ``pad * A^T``; kx, ky, kz : (n,) frequencies, n at most ``TILE``.
     size : P; corner : (TILE,) int32 flat index of the lower corner; taps : (TAPS, TILE).
     """
-    # positions are moved to be positive before they are truncated
     half = size // 2 + 1
     real = rotation.dtype.type
-    centre, one = real(size // 2), real(1)
+    centre, width = real(size // 2), real(size)
+    # read before the loop: the compiler cannot know that the tables which it writes are not the rotation
+    xx, xy, xz = rotation[0, 0], rotation[0, 1], rotation[0, 2]
+    yx, yy, yz = rotation[1, 0], rotation[1, 1], rotation[1, 2]
+    zx, zy, zz = rotation[2, 0], rotation[2, 1], rotation[2, 2]
     for i in range(len(kx)):
-        px = rotation[0, 0] * kx[i] + rotation[0, 1] * ky[i] + rotation[0, 2] * kz[i]
-        sign = one if px >= 0 else -one
+        px = xx * kx[i] + xy * ky[i] + xz * kz[i]
+        sign = real(1) if px >= 0 else real(-1)
         px = px * sign
-        py = (rotation[1, 0] * kx[i] + rotation[1, 1] * ky[i] + rotation[1, 2] * kz[i]) * sign + centre
-        pz = (rotation[2, 0] * kx[i] + rotation[2, 1] * ky[i] + rotation[2, 2] * kz[i]) * sign + centre
-        x, y, z = np.int32(px), np.int32(py), np.int32(pz)
-        dy, dz = py - real(y), pz - real(z)
+        py = (yx * kx[i] + yy * ky[i] + yz * kz[i]) * sign + centre
+        pz = (zx * kx[i] + zy * ky[i] + zz * kz[i]) * sign + centre
+        x, y, z = np.floor(px), np.floor(py), np.floor(pz)
+        dy, dz = py - y, pz - z
         both = dy * dz
-        taps[0, i] = one - dy - dz + both
+        taps[0, i] = real(1) - dy - dz + both
         taps[1, i] = dy - both
         taps[2, i] = dz - both
         taps[3, i] = both
-        taps[4, i] = px - real(x)
+        taps[4, i] = px - x
         taps[5, i] = sign
-        corner[i] = (z * size + y) * half + x
+        corner[i] = np.int32(z * width + y) * half + np.int32(x)  # P**2 is exact in single precision
 
 
 _unpacked: Any = cgutils.unpack_tuple

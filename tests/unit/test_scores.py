@@ -60,6 +60,7 @@ def use_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (scores, statistics):
         monkeypatch.setattr(module, "COEFFICIENTS_PER_BLOCK", 50)
         monkeypatch.setattr(module, "ROWS_PER_BLOCK", 7)
+    monkeypatch.setattr(scores, "COARSE_ROWS_PER_BLOCK", 3)
     monkeypatch.setattr(back_projection, "ORIENTATIONS_PER_FLUSH", 20)
     monkeypatch.setattr(expectation, "PARTICLES_PER_BATCH", 2)
 
