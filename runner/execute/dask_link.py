@@ -287,7 +287,7 @@ def start_local(workers: int, report: Report) -> Link:
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         silence_logs=logging.CRITICAL,
         preload=[WORKER_MODULE],
     )

@@ -82,6 +82,7 @@ def run_scheduler_process(options: SchedulerOptions, report: Report) -> None:
             "distributed.scheduler.http.routes": pages,
         }
     )
+    _check_free("--health_port", options.health_port)
     forward_log(report)
     _run(_serve(options, report))
 
@@ -101,8 +102,7 @@ async def _serve(options: SchedulerOptions, report: Report) -> None:
         await scheduler
     except (OSError, RuntimeError) as error:
         raise StorageError(
-            f"cannot listen on --port {options.port} of '{options.host or 'every interface'}' and --health_port "
-            f"{options.health_port} ({describe(error.__cause__ or error)}); choose other ones"
+            f"--port {options.port}: cannot listen there ({describe(error.__cause__ or error)}); choose another one"
         ) from error
     _note(report, f"scheduler at {scheduler.address}")
     await _first(scheduler.finished(), stop)
@@ -126,7 +126,10 @@ def run_worker_process(options: WorkerOptions, report: Report) -> None:
         On SIGTERM, after the worker took its leave. Its unit is dropped, for another worker to do.
     SchedulerLost
         When there is no scheduler for ``death_timeout_seconds``.
+    StorageError
+        When the health port is taken.
     """
+    _check_free("--health_port", options.health_port)
     dask.config.set({"distributed.worker.http.routes": _HEALTH})
     os.environ["DASK_LOGGING__DISTRIBUTED"] = "critical"  # of the worker's own process
     if options.gpu:
@@ -230,6 +233,16 @@ async def _leave(watch: _Watch) -> None:
     except (OSError, TimeoutError):  # it is gone itself
         return
     await watch.close(timeout=STOP_SECONDS, reason="worker-leaves")
+
+
+def _check_free(name: str, port: int) -> None:
+    """Raise StorageError for a port that is taken, for which Dask would take another one."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", port))
+        except OSError as error:
+            raise StorageError(f"{name} {port}: cannot listen there ({error.strerror}); choose another one") from error
 
 
 def _stop_signal() -> asyncio.Future[int]:

@@ -72,20 +72,21 @@ class Cluster:
     def url(self) -> str:
         return f"{'tls' if self.tls else 'tcp'}://127.0.0.1:{self.port}"
 
-    def _start(self, command: list[str], kind: str) -> Process:
+    def start(self, command: list[str], kind: str) -> Process:
+        """Start any process, whose records go to a log of this kind."""
         process = Process(command, self.folder / f"{kind}{len(self.started)}.log")
         self.started.append(process)
         return process
 
     def scheduler(self, *flags: str) -> Process:
         words = ["scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--health_port", "0", *self.tls]
-        process = self._start([*TOMOBURST, *words, *flags], "scheduler")
+        process = self.start([*TOMOBURST, *words, *flags], "scheduler")
         wait_for(lambda: process.records("noted"), process)
         return process
 
     def worker(self, *flags: str, ready: bool = True) -> Process:
         words = ["worker", "--scheduler", self.url, "--memory_limit", "0", *self.tls, *flags]
-        process = self._start([*TOMOBURST, *words], "worker")
+        process = self.start([*TOMOBURST, *words], "worker")
         if ready:
             wait_for(lambda: process.records("noted"), process)
         return process
@@ -95,7 +96,7 @@ class Cluster:
         if tasks is not None:
             (self.folder / "tasks.json").write_text(json.dumps(tasks))
             command += ["--tasks", str(self.folder / "tasks.json")]
-        return self._start(command, "driver")
+        return self.start(command, "driver")
 
     def attached(self, *flags: str, tasks: list[Any] | None = None) -> Process:
         return self.driver("--scheduler", self.url, *self.tls, *flags, tasks=tasks)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 import signal
+import socket
+import subprocess
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import psutil
 import pytest
 
 from runner.execute.protocol import MAX_ATTEMPTS, MAX_DEATHS
-from tests.faults.cluster import PATIENCE_SECONDS, Cluster, Process, wait_for
+from tests.faults.cluster import PATIENCE_SECONDS, TOMOBURST, Cluster, Process, free_port, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -244,6 +247,58 @@ def test_a_worker_ends_when_it_has_nothing_to_do(cluster: Cluster):
 
 def test_scheduler_ends_when_nobody_needs_it(cluster: Cluster):
     assert cluster.scheduler("--idle_timeout", "1").wait() == 0
+
+
+@pytest.mark.parametrize("flag", ["--port", "--health_port"])
+def test_a_port_that_is_taken(cluster: Cluster, flag: str):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        words = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--health_port", "0", flag, str(port)]
+        process = cluster.start([*TOMOBURST, *words], "scheduler")
+        assert process.wait() == 4
+    assert process.log.read_text().startswith(f"tomoburst: error: {flag} {port}: cannot listen there")
+
+
+def test_health_is_served(cluster: Cluster):
+    ports = free_port(), free_port()
+    cluster.scheduler("--health_port", str(ports[0]))
+    cluster.worker("--health_port", str(ports[1]))
+    for port in ports:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=PATIENCE_SECONDS) as answer:
+            assert (answer.status, answer.read()) == (200, b"ok")
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory, requires: Callable[[str], str]) -> list[str]:
+    """Flags of a certificate authority and one certificate of it."""
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(*words: str) -> None:
+        subprocess.run([requires("openssl"), *words], cwd=folder, check=True, capture_output=True)
+
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca")
+    openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.csr", "-subj", "/CN=node")
+    openssl(
+        "x509", "-req", "-in", "cert.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", "cert.pem"
+    )
+    files = {"--tls_ca": "ca.pem", "--tls_cert": "cert.pem", "--tls_key": "key.pem"}
+    return [word for flag, name in files.items() for word in (flag, str(folder / name))]
+
+
+def test_certificates_are_asked_for(cluster: Cluster, authority: list[str]):
+    cluster.tls = authority
+    scheduler = cluster.scheduler()
+    cluster.worker()
+    assert cluster.attached(tasks=cluster.touch_tasks(3)).wait() == 0
+    assert len(cluster.outcomes()) == 3
+    cluster.tls = []
+    stranger = cluster.attached("--patience", "2", tasks=cluster.touch_tasks(3))
+    assert stranger.wait() == 75
+    assert "no Dask scheduler answers there" in stranger.log.read_text()
+    assert len(cluster.outcomes()) == 3
+    assert scheduler.popen.poll() is None
 
 
 def of_worker(records: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:

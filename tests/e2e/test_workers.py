@@ -1,0 +1,112 @@
+"""Refinements whose units are computed by other processes, also such that die: the bytes of one that runs alone."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runner import cli
+from runner.plan.simulate_config import SimulateConfig
+from runner.simulate import run_simulate
+from tests.faults.cluster import PATIENCE_SECONDS, TOMOBURST, Cluster, Process, wait_for
+
+pytestmark = pytest.mark.e2e
+
+FLAGS = (
+    "--i particles.star --ref truth.mrc --o out/run --ctf --healpix_order 1 --offset_range 2 --offset_step 1 "
+    "--particle_diameter 110 --ini_high 60 --flatten_solvent --zero_mask --firstiter_cc --scale --random_seed 3"
+)
+HALVES = f"refine {FLAGS} --auto_refine --split_random_halves --auto_iter_max 3".split()
+CLASSES = f"refine {FLAGS} --K 2 --iter 2".split()
+PREEMPTED = 75
+DEATHS_OF_WORKERS, DEATHS_OF_DRIVERS = 6, 2
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 particles of 16 voxels."""
+    folder = tmp_path_factory.mktemp("simulated")
+    run_simulate(
+        SimulateConfig(o=str(folder), n=24, box=16, angpix=10.0, particle_diameter=110.0, snr=1.0, random_seed=3)
+    )
+    return folder
+
+
+@pytest.fixture
+def cluster(simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Processes in a copy of the set, which is the working directory too; none is left behind."""
+    shutil.copytree(simulated, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    found = Cluster(tmp_path)
+    yield found
+    found.close()
+
+
+def results() -> dict[str, bytes]:
+    """RELION's files of the run; they are removed."""
+    files = {
+        path.name: path.read_bytes() for path in Path("out").iterdir() if path.suffix in (".mrc", ".star", ".bild")
+    }
+    shutil.rmtree("out")
+    return files
+
+
+@pytest.mark.parametrize("command", [HALVES, CLASSES], ids=["refinement", "classification"])
+def test_processes_give_the_bytes_of_threads(cluster: Cluster, command: list[str]):
+    assert cli.run(command) == 0
+    alone = results()
+    assert len(alone) > 10
+    assert cli.run([*command, "--workers", "2"]) == 0
+    assert results() == alone
+
+
+def test_same_bytes_whoever_dies(cluster: Cluster):
+    """Workers and drivers die at random, the scheduler once; the command is given again when its driver is dead."""
+    assert cli.run(HALVES) == 0
+    alone = results()
+    chance = random.Random(5)
+    deaths = ["worker"] * DEATHS_OF_WORKERS + ["driver"] * DEATHS_OF_DRIVERS + ["scheduler"]
+    chance.shuffle(deaths)
+    scheduler = cluster.scheduler()
+    workers = [cluster.worker() for _ in range(2)]
+    driver = attached(cluster)
+    while driver.popen.poll() is None:
+        time.sleep(chance.uniform(0.2, 1.5))
+        if not deaths:
+            continue
+        match deaths.pop():
+            case "worker":
+                for process in chance.choice(workers).worker_processes():
+                    process.kill()
+            case "driver":
+                driver.kill()
+                driver = attached(cluster)
+            case "scheduler":
+                scheduler.kill()
+                scheduler = cluster.scheduler()
+    assert driver.wait() == 0, driver.log.read_text()
+    assert deaths == []
+    assert results() == alone
+
+
+def test_driver_is_stopped_and_goes_on_with_other_workers(cluster: Cluster):
+    assert cli.run(HALVES) == 0
+    alone = results()
+    cluster.scheduler()
+    cluster.worker()
+    driver = attached(cluster)
+    wait_for(lambda: driver.records("iteration_finished"), driver)
+    driver.popen.terminate()
+    assert driver.popen.wait(PATIENCE_SECONDS) == PREEMPTED
+    assert cli.run([*HALVES, "--workers", "2"]) == 0
+    assert results() == alone
+
+
+def attached(cluster: Cluster) -> Process:
+    """A driver whose units go to the workers of the cluster."""
+    return cluster.start([*TOMOBURST, *HALVES, "--scheduler", cluster.url], "refine")
