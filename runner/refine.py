@@ -42,6 +42,7 @@ def run_refine(config: RefineConfig, events: Events) -> None:
     check_writable(f"{beginning.config.o}_optimiser.star")
     record = RunRecord(beginning.config, beginning.files, int(time.time()), beginning.iteration, events)
     if record.result is not None:
+        record.tidy()
         events.note(f"{beginning.config.o}: this run is finished, nothing is left to do; --overwrite starts it afresh")
         events.emit(record.result)
         return
@@ -59,7 +60,7 @@ def _drive(beginning: Beginning, record: RunRecord, executor: Executor, events: 
     run = beginning.open_run(record.config, events, executor)
     record.begin(len(run.table))
     state = record.last_state()
-    announce(run, state.iteration if state is not None else None)
+    announce(run, None if state is None else state.iteration)
     if state is None:
         state = beginning.state(run)
         write_iteration(run, state)

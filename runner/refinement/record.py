@@ -6,12 +6,12 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from runner.errors import InputError, StorageError, UsageError
+from runner.errors import InputError, Preempted, StorageError, UsageError
 from runner.formats.checkpoint import pack, unpack
 from runner.formats.relion_run import RunNames
 from runner.model.manifest import RunManifest
@@ -134,6 +134,12 @@ class RunRecord:
             except InputError as error:
                 self._events.warn(f"{error}; iteration {number} is done again")
         return None
+
+    def tidy(self) -> None:
+        """Remove what the driver of a finished run left that was killed at the very end."""
+        if [each.url for each in objects.list_objects(self._layout.work)] != [self._layout.finished]:
+            with suppress(Preempted), self.driving():  # the driver that still is there does it
+                self._lease.check()
 
     def commit(self, state: RunState) -> RunState:
         """Record that the iteration of ``state`` is done, and remove what only older iterations need.
