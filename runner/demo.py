@@ -89,6 +89,7 @@ def refinement_of(config: DemoConfig, simulation: Simulation, first_map: str) ->
     return RefineConfig(
         i=simulation.particles,
         o=objects.join(config.o, "refine/run"),
+        overwrite=True,
         ref=first_map,
         ctf=True,
         auto_refine=True,
