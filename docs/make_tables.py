@@ -21,6 +21,7 @@ from runner.plan.relion_flags import (
     Ignored,
 )
 from runner.plan.simulate_config import DemoConfig, SimulateConfig
+from runner.plan.store_config import StoreConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -68,6 +69,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "flags of ingest": lambda: flag_table(flags_of(IngestConfig)),
     "flags of simulate": lambda: flag_table(flags_of(SimulateConfig)),
     "flags of demo": lambda: flag_table(flags_of(DemoConfig)),
+    "flags of storage": lambda: flag_table(flags_of(StoreConfig)),
     "flags of scheduler": lambda: flag_table(flags_of(SchedulerConfig)),
     "flags of worker": lambda: flag_table(flags_of(WorkerConfig)),
 }

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version as distribution_version
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from typer.core import TyperCommand
 from runner.errors import Preempted, StorageError, TomoburstError
 from runner.plan.config import ReconstructConfig, RefineConfig
 from runner.plan.execution_config import SchedulerConfig, WorkerConfig
-from runner.plan.flags import flags_of
+from runner.plan.flags import Flag, flags_of
 from runner.plan.ingest_config import IngestConfig
 from runner.plan.plan_config import PlanConfig
 from runner.plan.relion_flags import (
@@ -35,6 +36,7 @@ from runner.plan.relion_flags import (
 )
 from runner.plan.report_config import ReportConfig
 from runner.plan.simulate_config import DemoConfig, SimulateConfig
+from runner.plan.store_config import StoreConfig
 from runner.report.events import Noted, RunFailed
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ def add_command(
     ignored: Mapping[str, Ignored] | None = None,
     refused: Mapping[str, str] | None = None,
     module: str = "",
+    *,
+    has_stores: bool = True,
 ) -> None:
     """Add the sub-command of one use case.
 
@@ -81,8 +85,10 @@ def add_command(
     text : help of the sub-command.
     ignored, refused : flags of RELION's program that the sub-command answers, see `runner.plan.relion_flags`.
     module : name of the module when it is another one.
+    has_stores : whether it takes the flags of `StoreConfig` too.
     """
-    flags = flags_of(config_class)
+    store_flags = flags_of(StoreConfig) if has_stores else ()
+    flags = (*flags_of(config_class), *store_flags)
 
     class Command(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -91,9 +97,12 @@ def add_command(
 
     def command(ctx: typer.Context, **values: Any) -> None:
         if issubclass(config_class, RefineConfig):
-            values["given"] = frozenset(name for name in values if _on_command_line(ctx, name))
+            names = (each.field for each in flags_of(config_class))
+            values["given"] = frozenset(name for name in names if _on_command_line(ctx, name))
+        store = StoreConfig(**{each.field: values.pop(each.field) for each in store_flags})
         config: Any = config_class(**values)
         config.validate()
+        _use_store(store)
         from runner.report.progress import open_events
 
         run = getattr(import_module(f"runner.{module or use_case}"), f"run_{use_case}")
@@ -107,7 +116,7 @@ def add_command(
                     events.emit(RunFailed(*_failure(error)))
                 raise
 
-    _set_signature(command, config_class)
+    _set_signature(command, flags)
     app.command(name=use_case, cls=Command, help=text)(command)
 
 
@@ -116,7 +125,17 @@ def _on_command_line(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _set_signature(command: Callable[..., None], config_class: type[DataclassInstance]) -> None:
+def _use_store(config: StoreConfig) -> None:
+    """Reach S3 as the flags say, in this process and the workers it sends tasks to."""
+    from runner.store.options import options_in_use, use
+
+    config.validate()
+    options = replace(options_in_use(), endpoint=config.s3_endpoint, region=config.s3_region, anonymous=config.s3_anon)
+    if options != options_in_use():
+        use(options)
+
+
+def _set_signature(command: Callable[..., None], flags: Sequence[Flag]) -> None:
     """Give a function one keyword parameter for each flag, from which Typer makes the options."""
     context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     options = [
@@ -133,7 +152,7 @@ def _set_signature(command: Callable[..., None], config_class: type[DataclassIns
                 metavar=_METAVARS.get(flag.type, "TEXT"),
             ),
         )
-        for flag in flags_of(config_class)
+        for flag in flags
     ]
     command.__signature__ = inspect.Signature([context, *options])  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in [context, *options]}
@@ -169,9 +188,15 @@ add_command(
     ReportConfig, "report", "Report on a run: where its time went, and what the machine allows.", module="timing_report"
 )
 add_command(DemoConfig, "demo", "Simulate, reconstruct and refine a small case, and show what came out.")
-add_command(SchedulerConfig, "scheduler", "Serve as the meeting point of drivers and workers on several machines.")
-add_command(WorkerConfig, "worker", "Compute what drivers send through a scheduler.")
+add_command(
+    SchedulerConfig,
+    "scheduler",
+    "Serve as the meeting point of drivers and workers on several machines.",
+    has_stores=False,
+)
+add_command(WorkerConfig, "worker", "Compute what drivers send through a scheduler.", has_stores=False)
 
+_STORE = {each.field: typer.Option(each.default, each.name, help=each.text) for each in flags_of(StoreConfig)}
 _PREFIX = typer.Argument(..., metavar="PREFIX", help="Output prefix of the run: what was given with --o.")
 
 
@@ -180,16 +205,26 @@ def status(
     prefix: str = _PREFIX,
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
     watch: bool = typer.Option(False, "--watch", help="Print it again every few seconds while the run works."),
+    s3_endpoint: str = _STORE["s3_endpoint"],
+    s3_region: str = _STORE["s3_region"],
+    s3_anon: bool = _STORE["s3_anon"],
 ) -> None:
     """Tell what a run does, from its store alone: iteration, units done, rate, workers, last error."""
+    _use_store(StoreConfig(s3_endpoint, s3_region, s3_anon))
     from runner.status import show_status
 
     show_status(prefix, as_json, watch)
 
 
 @app.command()
-def cancel(prefix: str = _PREFIX) -> None:
+def cancel(
+    prefix: str = _PREFIX,
+    s3_endpoint: str = _STORE["s3_endpoint"],
+    s3_region: str = _STORE["s3_region"],
+    s3_anon: bool = _STORE["s3_anon"],
+) -> None:
     """Ask the driver of a run to stop; the same command goes on with the run later."""
+    _use_store(StoreConfig(s3_endpoint, s3_region, s3_anon))
     from runner.cancel import cancel_run
 
     typer.echo(cancel_run(prefix))
