@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from runner.execute.local import LocalExecutor
@@ -54,8 +55,18 @@ def open_executor(config: WithExecution, events: Events) -> Executor:
     from runner.execute.dask_cluster import DaskExecutor
 
     if config.workers:
-        return DaskExecutor.local(config.workers, report)
+        return DaskExecutor.local(config.workers, report, gpus_of(config))
     return DaskExecutor.attach(config.scheduler, tls_files(config), report)
+
+
+def gpus_of(config: WithExecution) -> tuple[str, ...]:
+    """Return the numbers of ``--gpu 0:1``, for use cases that have it; none: whatever there is."""
+    return tuple(part for part in (getattr(config, "gpu", None) or "").replace(",", ":").split(":") if part)
+
+
+def workers_of_a_gpu(config: WithExecution) -> int:
+    """Return how many of the local workers share one GPU."""
+    return max(1, math.ceil(config.workers / max(len(gpus_of(config)), 1)))
 
 
 def tls_files(config: WithTls) -> TlsFiles:

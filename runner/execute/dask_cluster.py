@@ -43,9 +43,9 @@ class DaskExecutor:
         self._serial = 0
 
     @classmethod
-    def local(cls, workers: int, report: Report = no_report) -> Self:
-        """Start ``workers`` processes on this machine."""
-        return cls(start_local(workers, report), report)
+    def local(cls, workers: int, report: Report = no_report, gpus: tuple[str, ...] = ()) -> Self:
+        """Start ``workers`` processes on this machine; each sees one of ``gpus``, in turn, or all of them."""
+        return cls(start_local(workers, report, gpus), report)
 
     @classmethod
     def attach(cls, url: str, tls: TlsFiles | None = None, report: Report = no_report) -> Self:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import SchedulerLost
 from runner.execute.protocol import Happening, Report, Task
-from runner.execute.remote import attempt
+from runner.execute.remote import GPUS, attempt
 from runner.store.options import options_in_use
 
 if TYPE_CHECKING:
@@ -164,12 +164,11 @@ class Link:
         return sorted(address for address in self._workers if address != worker)
 
     def preferred(self, locality: str) -> list[str] | None:
-        """The worker that tasks of this key go to: of the highest hash of key and name, so that it stays the same when
-        other workers come and go.
-        """
+        """The worker that tasks of this key go to; None for any."""
         if not locality or not self._workers:
             return None
-        return [max(self._workers, key=lambda address: _rank(self._workers[address].name, locality))]
+        chosen = rendezvous((worker.name for worker in self._workers.values()), locality)
+        return [address for address, worker in self._workers.items() if worker.name == chosen]
 
     def submit(self, task: Task, serial: int, workers: list[str] | None) -> Future[None]:
         """Hand one attempt of a task to the scheduler, for one of ``workers`` preferably."""
@@ -242,8 +241,9 @@ async def _stop(nannies: Iterable[Nanny]) -> None:
     await asyncio.gather(*stops, return_exceptions=True)
 
 
-def _rank(name: str, locality: str) -> bytes:
-    return blake2b(f"{name}|{locality}".encode(), digest_size=8).digest()
+def rendezvous(names: Iterable[str], key: str) -> str:
+    """The name whose hash with ``key`` is the greatest: it stays the same when others come and go."""
+    return max(names, key=lambda name: blake2b(f"{name}|{key}".encode(), digest_size=8).digest())
 
 
 def connect(url: str, tls: TlsFiles, report: Report) -> Link:
@@ -269,13 +269,17 @@ def connect(url: str, tls: TlsFiles, report: Report) -> Link:
     return Link(client, None, report)
 
 
-def start_local(workers: int, report: Report) -> Link:
-    """Start a scheduler in this process and ``workers`` processes of one thread each, watched by nannies."""
+def start_local(workers: int, report: Report, gpus: tuple[str, ...] = ()) -> Link:
+    """Start a scheduler in this process and ``workers`` processes of one thread each, watched by nannies.
+
+    Each process sees one of ``gpus``, in turn; all of them when none is named.
+    """
     import dask.config
     from distributed import Client, LocalCluster
 
     forward_log(report)
     ignore_leaks()
+    os.environ[GPUS] = " ".join(gpus)
     dask.config.set(
         {
             "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,

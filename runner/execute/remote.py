@@ -8,6 +8,7 @@ that died the driver knows which task it was computing.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from runner import errors
 from runner.execute.protocol import RemoteFailure, describe, perform
 from runner.store.options import StoreOptions, options_in_use, use
 
+GPUS = "TOMOBURST_GPUS"
 STARTED = "started"
 FINISHED = "finished"
 FAILED = "failed"
@@ -29,8 +31,14 @@ observers: list[Callable[[dict[str, Any], float], None]] = []
 """Called in the worker with the spec of each task that was done, and the seconds that it took."""
 
 
-def dask_setup(worker: object) -> None:  # noqa: ARG001 - Dask calls it so when a worker starts
-    """Leave signals to the process that watches this one, which takes leave of the scheduler before it ends it."""
+def dask_setup(worker: Any) -> None:
+    """Leave signals to the process that watches this one, and see one of the GPUs that local workers share.
+
+    The watching process takes leave of the scheduler before it ends this one.
+    """
+    gpus = os.environ.get(GPUS, "").split()
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(worker.name) % len(gpus)]
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -115,7 +115,8 @@ class RefineConfig:
     metrics_port: int = metrics_port_flag()
     gpu: str | None = flag(
         None,
-        "use a GPU, optionally by number: --gpu, --gpu 1; of several numbers (0:1) the first",
+        "use a GPU, optionally by number: --gpu, --gpu 1; of several numbers (0:1) the first, or one for each of "
+        "--workers in turn",
         section=_COMPUTE,
         bare_value="",
     )

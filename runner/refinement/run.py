@@ -15,6 +15,7 @@ from kernels.symmetry import operators
 from runner.errors import InputError, UsageError
 from runner.execute.local import LocalExecutor
 from runner.execute.protocol import Executor
+from runner.execution import workers_of_a_gpu
 from runner.formats.particles import read_particles
 from runner.formats.star import read_star
 from runner.formats.volumes import read_map_of_flag
@@ -290,8 +291,10 @@ def _computing(config: RefineConfig, events: Events, in_process: bool) -> tuple[
         gpu=config.gpu is not None,
         reserved_bytes=int(config.free_gpu_memory * 2**20),
     )
-    if config.gpu is None or not in_process:
+    if config.gpu is None:
         return computing, Device()
+    if not in_process:
+        return computing, Device(units=workers_of_a_gpu(config))
     device = Device(_gpu_number(config.gpu, events), config.j)
     try:
         open_backend(computing, device)

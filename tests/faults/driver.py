@@ -33,6 +33,7 @@ class FakeConfig:
     patience: float = flag(60.0, "seconds to wait for a lost scheduler")
     metrics_port: int = flag(0, "port of metrics")
     j: int = flag(1, "threads")
+    gpu: str = flag("", "GPUs")
     workers: int = flag(0, "processes")
     scheduler: str = flag("", "URL")
     tls_ca: str = flag("", "PEM file")

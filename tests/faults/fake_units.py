@@ -55,3 +55,9 @@ def slow_once(spec: dict[str, Any]) -> dict[str, Any]:
     if first:
         time.sleep(120)
     return result
+
+
+def visible_gpu(spec: dict[str, Any]) -> dict[str, Any]:
+    """Tell which GPU this process may see, and leave others time to take a unit too."""
+    time.sleep(0.5)
+    return {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}

@@ -249,6 +249,25 @@ def test_scheduler_ends_when_nobody_needs_it(cluster: Cluster):
     assert cluster.scheduler("--idle_timeout", "1").wait() == 0
 
 
+def test_local_workers_share_the_gpus(cluster: Cluster):
+    tasks = [[f"u{item}", "visible_gpu", {}] for item in range(9)]
+    assert cluster.driver("--workers", "3", "--gpu", "1:5", tasks=tasks).wait() == 0
+    assert {(each["worker"], each["result"]["gpu"]) for each in cluster.outcomes()} == {
+        ("0", "1"),
+        ("1", "5"),
+        ("2", "1"),
+    }
+
+
+def test_a_worker_sees_its_gpu_and_is_started_again_with_it(cluster: Cluster):
+    cluster.scheduler()
+    worker = cluster.worker("--gpu", "3")
+    for _ in range(2):
+        assert cluster.attached(tasks=[["u", "visible_gpu", {}]]).wait() == 0
+        worker.worker_processes()[0].kill()
+    assert [each["result"]["gpu"] for each in cluster.outcomes()] == ["3", "3"]
+
+
 @pytest.mark.parametrize("flag", ["--port", "--health_port"])
 def test_a_port_that_is_taken(cluster: Cluster, flag: str):
     with socket.socket() as listener:
