@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from threadpoolctl import threadpool_limits
 
@@ -36,7 +36,7 @@ from runner.plan.expected import Assumptions
 from runner.plan.plan_config import PlanConfig
 from runner.plan.units import batch_size, chunk_rows, reduction_levels, unit_rows
 from runner.planning.kinds import expected_kinds
-from runner.planning.rates import Timing
+from runner.planning.rates import Timing, load_kernels
 from runner.report.cost_table import print_plan
 from runner.report.events import Events
 
@@ -50,12 +50,13 @@ class PlannedKind:
     Attributes
     ----------
     stages : seconds by stage, which add up to ``seconds``; ``fastest`` and ``slowest`` are those of sharper and flatter
-        posteriors.
+        posteriors, ``flattest_bytes`` the peak of memory where every coarse orientation is significant.
     """
 
     kind: Kind
     operations: Operations
     memory: Memory
+    flattest_bytes: int
     stages: dict[str, float]
     seconds: float
     fastest: float
@@ -71,7 +72,7 @@ class Plan:
     units, chunk, levels : work units of an iteration, particles of a chunk, levels of the tree that merges sums.
     seconds : expected, with ``fastest`` and ``slowest`` for sharper and flatter posteriors and half and twice the
         iterations at one sampling; costs : of these three, in the currency of the price, None without one.
-    read_bytes, written_bytes, written_objects : of the whole run; peak_bytes : of the process.
+    read_bytes, written_bytes, written_objects : of the whole run; peak_bytes : of the process, expected and at most.
     floors : of one device; rate_flops : of its products, as measured or as given.
     """
 
@@ -89,7 +90,7 @@ class Plan:
     read_bytes: int
     written_bytes: int
     written_objects: int
-    peak_bytes: int
+    peak_bytes: tuple[int, int]
     floors: Floors
     rate_flops: float
     assumptions: list[str]
@@ -113,7 +114,6 @@ def run_plan(config: PlanConfig, events: Events) -> None:
 
 def make_plan(config: PlanConfig, events: Events) -> Plan:
     """Plan a run; raises what `run_plan` raises."""
-    base_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     head = read_particle_head(config.i)
     data = Data(
         particles=head.particles,
@@ -129,13 +129,14 @@ def make_plan(config: PlanConfig, events: Events) -> Plan:
     )
     with threadpool_limits(1):
         backend = _backend(config, events)
+        expected = list(expected_kinds(config, data, assumed))
+        load_kernels(config, *expected[-1], backend)
+        base_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # before anything of the data's size
         floors = measure_floors(backend)
         rate = config.rate * 1e9 if config.rate > 0 else floors.product_flops
-        timing = Timing(config, data, backend, floors.product_flops / rate, config.bandwidth)
+        timing = Timing(config, data, backend, floors.product_flops / rate)
         work = _Work(data, config, backend.memory_bytes, base_bytes)
-        kinds = [
-            work.planned(kind, timing.rates(kind, search)) for kind, search in expected_kinds(config, data, assumed)
-        ]
+        kinds = [work.planned(kind, timing.rates(kind, search)) for kind, search in expected]
     return _summed(config, work, kinds, floors, rate, _stated(config, head, assumed))
 
 
@@ -163,12 +164,16 @@ class _Work:
         return PlannedKind(
             kind=kind,
             operations=operations(self.data, kind, expected, self.units, self.chunks),
-            memory=memory(self.data, kind, expected, self._device, self.chunk, self._base_bytes),
+            memory=self._memory(kind, expected),
+            flattest_bytes=self._memory(kind, replace(FLATTEST[kind.local], orientations=kind.orientations)).peak,
             stages=stages,
             seconds=sum(stages.values()),
             fastest=sum(seconds(SHARPEST).values()),
             slowest=sum(seconds(FLATTEST[kind.local]).values()),
         )
+
+    def _memory(self, kind: Kind, sharp: Sharpness) -> Memory:
+        return memory(self.data, kind, sharp, self._device, self.chunk, self._base_bytes)
 
 
 def _backend(config: PlanConfig, events: Events) -> Backend:
@@ -216,7 +221,7 @@ def _summed(
         slowest=slowest,
         costs=(price * seconds, price * fastest, price * slowest) if price > 0 else None,
         **totals,
-        peak_bytes=max(each.memory.peak for each in kinds),
+        peak_bytes=(max(each.memory.peak for each in kinds), max(each.flattest_bytes for each in kinds)),
         floors=floors,
         rate_flops=rate_flops,
         assumptions=assumptions,

@@ -17,7 +17,12 @@ REAL, COMPLEX = 4, 8
 GRID_BYTES = 16 + 8
 """Complex sum and weight of one voxel of an accumulator."""
 
-CACHED_VALUES = 1 << 22
+GATHER_NUMBERS = 4
+"""Numbers of the E-step's precision for each voxel of the grid on which a unit gathers insertions."""
+
+SCORES_PER_BATCH, PARTICLES_PER_BATCH = 1 << 25, 8
+COEFFICIENTS_PER_BLOCK, ROWS_PER_BLOCK = 4096, 128
+"""Shapes of the E-step's blocks: those of `kernels.expectation` and `kernels.scores`."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +188,7 @@ def operations(data: Data, kind: Kind, sharp: Sharpness, units: int, chunks: int
     return Operations(
         particles=n,
         poses=listed // (1 if kind.local else k),
-        samples=listed * coarse + n * (turned + retained) * fine,
+        samples=listed * coarse + n * (turned or retained) * fine,
         shifts=n * kind.translations * coarse,
         gemm_flops=tried * kind.translations * 4 * coarse,
         comparisons=tried * kind.translations,
@@ -244,7 +249,8 @@ def memory(data: Data, kind: Kind, sharp: Sharpness, device: Device, chunk: int,
     prepared = chunk * REAL * (data.box**3 + half_voxels(data.box) * (data.ctf_bytes > 0))
     prepared += -(-chunk // kind.halves) * _transformed_bytes(data, kind)
     blocks = block_bytes(kind, sharp, device.memory_bytes, chunk)
-    thread = max(prepared + blocks + each + result, prepared + COPIES_OF_A_RESULT * result)
+    gathered = kind.classes * grid_voxels(kind.grid) * GATHER_NUMBERS * REAL
+    thread = prepared + max(blocks + each + gathered + result, COPIES_OF_A_RESULT * result)
     held = base_bytes + references
     return Memory(
         accumulators=kind.halves * each,
@@ -269,19 +275,25 @@ def _transformed_bytes(data: Data, kind: Kind) -> int:
 
 
 def block_bytes(kind: Kind, sharp: Sharpness, budget: int, chunk: int) -> int:
-    """Temporary arrays of one unit: what its products need, or the shares of the budget that the blocks are cut to."""
-    quarter, length = budget // 4, 2 * kind.coarse_coefficients
+    """Temporary arrays of one unit: blocks of fixed shape, scores, and rotated references as far as the budget goes."""
+    points = kind.classes * kind.orientations * kind.translations
     compared = 1 if kind.local else max(1, chunk // kind.halves)
-    points = kind.classes * kind.orientations * kind.translations * REAL
-    batch = max(1, min(compared, budget // (6 * points)))
-    images = min(max(REAL * kind.translations * length * batch, REAL * kind.translations * length), max(quarter, 1))
-    rotated = REAL * min(kind.orientations * length, CACHED_VALUES, quarter // REAL)
-    scores = points * batch
-    posterior = 3 * points
+    batch = min(compared, PARTICLES_PER_BATCH, max(1, SCORES_PER_BATCH // points))
+    length = 2 * min(kind.coarse_coefficients, COEFFICIENTS_PER_BLOCK)
+    images = 2 * batch * kind.translations * length  # as translated, and side by side
+    rows = min(kind.orientations, ROWS_PER_BLOCK)
+    first = 2 * batch * points + images + rows * (length + batch * kind.translations)
+    posterior = batch * points + 3 * points
     children: int = 8**kind.oversampling
-    rows = children * (min(16, sharp.orientations) + sharp.translations)
-    fine = min(4 * REAL * rows * kind.fine_coefficients, quarter)
-    return images + 2 * rotated + scores + max(posterior, fine)
+    tables = ROWS_PER_BLOCK * children * sharp.translations
+    second = batch * points + tables + kept_references(kind, sharp, budget) // REAL
+    return REAL * max(first, posterior, second)
+
+
+def kept_references(kind: Kind, sharp: Sharpness, budget: int) -> int:
+    """Bytes of a particle's rotated references that are kept from the second pass to the sums; 0: sampled again."""
+    needed: int = REAL * 2 * sharp.orientations * 8**kind.oversampling * kind.fine_coefficients
+    return needed if kind.oversampling > 0 and needed <= budget // 2 else 0
 
 
 @dataclass(frozen=True)

@@ -48,11 +48,12 @@ def _row(planned: dict[str, Any]) -> list[str]:
 def _totals(plan: dict[str, Any]) -> list[str]:
     floors = plan["floors"]
     seconds, fastest, slowest = (duration(plan[name]) for name in ("seconds", "fastest", "slowest"))
+    usual, flat = (size(count) for count in plan["peak_bytes"])
     read, written = size(plan["read_bytes"]), size(plan["written_bytes"])
     products, here = plan["rate_flops"] / 1e9, floors["product_flops"] / 1e9
     lines = [
         f"time     {seconds} ({fastest} to {slowest}) for {plan['iterations']} iterations on {plan['devices']} at once",
-        f"memory   {size(plan['peak_bytes'])} in this process",
+        f"memory   {usual} (up to {flat}) in the process",
         f"store    {read} read, {written} written in {plan['written_objects']} objects",
         f"device   {products:.3g} GFLOP/s in products of matrices",
         f"machine  this one, now: {here:.3g} GFLOP/s, {floors['bandwidth_bytes'] / 1e9:.3g} GB/s of memory",

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from kernels import expectation, scores
 from kernels.accumulators import Accumulators
 from kernels.backend import cpu_backend
 from kernels.calibration import Problem, run_problem
@@ -15,6 +16,7 @@ from kernels.orientations import angular_grid
 from kernels.priors import local_prior
 from kernels.sphere import sphere
 from kernels.translations import translation_grid
+from runner.plan import cost
 from runner.plan.config import RefineConfig
 from runner.plan.cost import (
     Data,
@@ -171,13 +173,29 @@ def test_bytes_read_and_written():
     assert found.written_bytes == 4 * sums + 2 * (4 * 32**3 + 1024)
 
 
-def test_blocks_are_cut_to_the_budget():
+def test_blocks_have_the_shapes_of_the_kernels():
+    assert cost.SCORES_PER_BATCH == expectation.SCORES_PER_BATCH
+    assert cost.PARTICLES_PER_BATCH == expectation.PARTICLES_PER_BATCH
+    assert cost.COEFFICIENTS_PER_BLOCK == scores.COEFFICIENTS_PER_BLOCK
+    assert cost.ROWS_PER_BLOCK == scores.ROWS_PER_BLOCK
+
+
+def test_rotated_references_are_kept_where_half_the_budget_holds_them():
+    _, kind = problem(local=True)
+    kind, sharp = replace(kind, orientations=100), Sharpness(5, 2, 20)
+    needed = 4 * 2 * 40 * len(sphere(14))
+    assert cost.kept_references(kind, sharp, 2 * needed) == needed
+    assert cost.kept_references(kind, sharp, 2 * needed - 1) == 0
+    large = replace(kind, fine_coefficients=10**5)
+    assert block_bytes(large, sharp, 2**40, 10) - block_bytes(large, sharp, 0, 10) > 10**7
+
+
+def test_scores_of_a_batch_are_held_at_once():
     _, kind = problem(local=False)
-    large = replace(kind, orientations=1000, translations=500)
-    blocks = [block_bytes(large, Sharpness(5, 2, 20), budget, 32) for budget in (2**22, 2**26, 2**40)]
-    assert blocks[0] < blocks[1] < blocks[2]
-    kind = replace(kind, orientations=100)
-    assert block_bytes(kind, Sharpness(1, 1, 1), 2**40, 10) == block_bytes(kind, Sharpness(1, 1, 1), 2**41, 10)
+    kind = replace(kind, orientations=10**4, translations=100)
+    one, eight = (block_bytes(kind, Sharpness(1, 1, 1), 2**30, chunk) for chunk in (1, 8))
+    assert eight - one > 5 * 4 * 2 * 10**6
+    assert block_bytes(kind, Sharpness(1, 1, 1), 2**30, 32) == eight
 
 
 def test_memory_grows_with_threads_and_holds_what_it_is_made_of():
