@@ -5,16 +5,20 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from kernels.accumulators import Accumulators
 from runner.formats.mrc import read_mrc
 from runner.formats.particles import read_particles
 from runner.plan import units
 from runner.plan.config import RefineConfig
 from runner.plan.simulate_config import SimulateConfig
 from runner.refine import run_refine
+from runner.refinement import unit
+from runner.refinement.result import packed_sums, unpacked_sums
 from runner.report.events import Event, Events, IterationFinished
 from runner.simulate import run_simulate
 from runner.store.objects import list_objects, read_bytes, write_bytes
@@ -142,6 +146,23 @@ def test_units_of_several_chunks_differ_by_rounding_only(folder: Path, monkeypat
     np.testing.assert_allclose(read_mrc("out/run_it001_half1_class001.mrc").data, volume, atol=1e-5 * volume.max())
     np.testing.assert_allclose(poses(), angles, atol=1e-4)
     assert alone.keys() == grouped.keys()
+
+
+def test_nothing_of_the_sums_is_lost_when_they_are_packed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def packed(half: int, sums: Accumulators) -> dict[str, Any]:
+        before = {name: values.copy() for name, values in vars(sums).items()}
+        found = packed_sums(half, sums)
+        r_max = (sums.data_rft.shape[1] - 3) // 4  # P = 2 (2 r_max + 1) + 1 at padding 2
+        after = unpacked_sums(half, dict(found), r_max, 2)
+        seen.append({name: np.array_equal(values, before[name]) for name, values in vars(after).items()})
+        return found
+
+    monkeypatch.setattr(unit, "packed_sums", packed)
+    refined(HALVES)
+    assert len(seen) == 2 * 2 * len(units.unit_rows(N))
+    assert all(all(same.values()) for same in seen)
 
 
 def poses() -> np.ndarray:

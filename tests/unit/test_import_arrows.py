@@ -34,7 +34,7 @@ ALONE = {  # third-party packages and the only places that may import them
     "mrcfile": {"runner.formats"},
     "gemmi": {"runner.formats"},
 }
-KERNEL_PACKAGES = {"numpy", "scipy", "numba", "cupy", "cupyx", "healpix"}
+KERNEL_PACKAGES = {"numpy", "scipy", "numba", "llvmlite", "cupy", "cupyx", "healpix"}  # llvmlite is part of numba
 
 
 def layer_of(module: str) -> str:
