@@ -36,9 +36,17 @@ from runner.execute.dask_link import Link, TlsFiles, connect
 from runner.execute.protocol import Happening, Outcome, Task
 from runner.plan.units import batch_size, chunks_per_unit, reduction_levels, unit_rows
 from runner.refinement.inputs import Device
-from runner.refinement.reduction import INPUT, Work, discard, reduce_units
+from runner.refinement.reduction import INPUT, Work, reduce_units
 from runner.refinement.result import UnitResult, write_result
-from runner.store.objects import basename, list_objects, read_bytes, request_counts, reset_request_counts, write_bytes
+from runner.store.objects import (
+    basename,
+    delete,
+    list_objects,
+    read_bytes,
+    request_counts,
+    reset_request_counts,
+    write_bytes,
+)
 from tests.parity.programs import TOMOBURST
 
 SAMPLE_SECONDS = 0.2
@@ -127,8 +135,8 @@ class Watch:
 
 
 @contextlib.contextmanager
-def cluster(workers: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A scheduler and a process with all workers; the address and the scheduler's process."""
+def cluster(workers: int) -> Iterator[tuple[str, psutil.Process, psutil.Process]]:
+    """A scheduler and a process with all workers: the address, and the two processes."""
     port = 20000 + os.getpid() % 20000
     address = f"tcp://127.0.0.1:{port}"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -136,7 +144,7 @@ def cluster(workers: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     scheduler = subprocess.Popen(command, **quiet)
     farm = subprocess.Popen([sys.executable, "-m", "tests.benchmarks.scale", "--farm", address, str(workers)], **quiet)
     try:
-        yield address, scheduler
+        yield address, psutil.Process(scheduler.pid), psutil.Process(farm.pid)
     finally:
         for process in (farm, scheduler):
             process.kill()
@@ -166,16 +174,16 @@ def measure(folder: str, particles: int, workers: int, voxels: int) -> None:
     def report(happening: Happening) -> None:
         incidents[happening.what] += 1
 
-    with cluster(workers) as (address, scheduler_process):
+    with cluster(workers) as (address, scheduler_process, farm_process):
         link = connect(address, TlsFiles(), report)
         while _workers(link) < workers:
             time.sleep(SAMPLE_SECONDS)
         executor = Recorder(DaskExecutor(link, report))
-        own, scheduler = Watch(psutil.Process()), Watch(psutil.Process(scheduler_process.pid))
+        own, scheduler, farm = Watch(psutil.Process()), Watch(scheduler_process), Watch(farm_process)
         before = psutil.Process().memory_info().rss
         reset_request_counts()
         print(f"{workers} workers were there after {time.perf_counter() - begin:.0f} s", flush=True)
-        with own.watching(), scheduler.watching():
+        with own.watching(), scheduler.watching(), farm.watching():
             start = time.perf_counter()
             work = Work("tests.benchmarks.scale:fake_unit", folder, "digest", particles, Device(), skip_bad=False)
             reduced = reduce_units(executor, work, lambda unit: None)
@@ -187,10 +195,11 @@ def measure(folder: str, particles: int, workers: int, voxels: int) -> None:
         print(f"driver: {before / 2**20:.0f} MiB before, {own.peak_bytes / 2**20:.0f} MiB at most")
         print(f"driver: {own.cpu_seconds:.1f} s of CPU, requests {requests}")
         print(f"scheduler: {scheduler.peak_bytes / 2**20:.0f} MiB at most, {scheduler.cpu_seconds:.1f} s of CPU")
+        print(f"workers: {farm.peak_bytes / 2**20:.0f} MiB at most, {farm.cpu_seconds:.1f} s of CPU, all together")
         print(f"incidents: {dict(incidents)}")
         begin = time.perf_counter()
-        discard(folder)
-        print(f"removal of the objects: {time.perf_counter() - begin:.1f} s, left {len(list_objects(folder))}")
+        delete([each.url for each in list_objects(folder)])
+        print(f"removal of the objects: {time.perf_counter() - begin:.1f} s")
         executor.close()
     print(f"peak of the driver's process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB")
 
@@ -238,7 +247,7 @@ def main() -> None:
         with s3_server.running() as server:
             os.environ.update(server.environment)
             bucket = f"scale-{uuid.uuid4().hex[:8]}"
-            server.client().mkdir(bucket)
+            server.client.mkdir(bucket)
             measure(f"s3://{bucket}/run_work/it001", given.particles, given.workers, given.sum_voxels)
     else:
         with tempfile.TemporaryDirectory(dir=given.folder or None) as folder:
