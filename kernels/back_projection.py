@@ -19,7 +19,7 @@ from kernels.trilinear import add_packed, back_project_tiles
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-ORIENTATIONS_PER_FLUSH = 256
+ORIENTATIONS_PER_FLUSH = 512
 """Insertions of so many orientations, about one an orientation at any point, are summed before the sums get them."""
 
 
@@ -45,7 +45,7 @@ class Inserted:
     def finish(self) -> None:
         """Add what is gathered to the sums."""
         if self._orientations:
-            add_packed(self._packed, self.data.reshape(-1), self.weight.reshape(-1))
+            add_packed(self._packed, self.data.reshape(-1).view(np.float64).reshape(-1, 2), self.weight.reshape(-1))
         self._orientations = 0
 
 

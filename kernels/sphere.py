@@ -121,21 +121,10 @@ def _shifted(values: Any, shifts_xyz_px: Any, points: Sphere, box: int, backend:
     begin, end = int(chosen[0, 0]), int(chosen[-1].sum())
     if not backend.is_cpu:
         return _shifted_arrays(values, x, y, z, points.frequencies_xyz[:, begin:end], backend)
-    row_y, row_z = points.frequencies_xyz[1:, chosen[:, 0]]
-    rows = z[:, row_z] * y[:, row_y]
     stacked = np.empty((len(x), 2, end - begin), dtype=backend.real)
-    starts = chosen.copy()
-    starts[:, 0] -= begin
-    _shift_lines(
-        np.ascontiguousarray(values.real, dtype=backend.real),
-        np.ascontiguousarray(values.imag, dtype=backend.real),
-        np.ascontiguousarray(rows.real, dtype=backend.real),
-        np.ascontiguousarray(rows.imag, dtype=backend.real),
-        np.ascontiguousarray(x.real, dtype=backend.real),
-        np.ascontiguousarray(x.imag, dtype=backend.real),
-        starts,
-        stacked,
-    )
+    starts = np.column_stack([chosen[:, 0] - begin, chosen[:, 1], *points.frequencies_xyz[1:, chosen[:, 0]]])
+    along_x = np.stack([x.real, x.imag]).astype(backend.real)
+    _shift_lines(np.stack([values.real, values.imag]).astype(backend.real), along_x, y, z, starts, stacked)
     return stacked
 
 
@@ -148,15 +137,19 @@ def _shifted_arrays(values: Any, x: Any, y: Any, z: Any, frequencies_xyz: Any, b
     return xp.stack([product.real, product.imag], axis=1)
 
 
-@numba.njit(cache=True, nogil=True)
-def _shift_lines(re: Any, im: Any, row_re: Any, row_im: Any, x_re: Any, x_im: Any, lines: Any, stacked: Any) -> None:
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _shift_lines(values: Any, along_x: Any, y: Any, z: Any, lines: Any, stacked: Any) -> None:
+    # values (2, n_b), along_x (2, T, n_k), stacked (T, 2, n_b); lines: first coefficient, length, ky, kz
+    real = stacked.dtype.type
     for t in range(stacked.shape[0]):
+        x_re, x_im = along_x[0, t], along_x[1, t]
         for n in range(lines.shape[0]):
-            start, length = lines[n, 0], lines[n, 1]
-            a, b = row_re[t, n], row_im[t, n]
-            for k in range(length):
-                c = a * x_re[t, k] - b * x_im[t, k]
-                d = a * x_im[t, k] + b * x_re[t, k]
-                u, v = re[start + k], im[start + k]
-                stacked[t, 0, start + k] = c * u - d * v
-                stacked[t, 1, start + k] = c * v + d * u
+            begin, end = lines[n, 0], lines[n, 0] + lines[n, 1]
+            row = z[t, lines[n, 3]] * y[t, lines[n, 2]]
+            a, b = real(row.real), real(row.imag)
+            re, im = values[0, begin:end], values[1, begin:end]
+            moved_re, moved_im = stacked[t, 0, begin:end], stacked[t, 1, begin:end]
+            for k in range(len(re)):
+                c, d = a * x_re[k] - b * x_im[k], a * x_im[k] + b * x_re[k]
+                moved_re[k] = c * re[k] - d * im[k]
+                moved_im[k] = c * im[k] + d * re[k]

@@ -266,11 +266,13 @@ def _add_products(total: Any, re: Any, im: Any, moved: Any, sums: Any) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def add_packed(packed: Any, data: Any, weight: Any) -> None:
-    """Add a grid of :func:`deposit` (points, 4) to complex sums and their weights (points,), and set it to zero."""
+    """Add a grid of :func:`deposit` (points, 4) to sums (points, 2) and their weights (points,), and set it to zero."""
     for point in range(packed.shape[0]):
-        data[point] += complex(packed[point, 0], packed[point, 1])
-        weight[point] += packed[point, 2]
-        packed[point, :] = 0
+        if packed[point, 2] != 0:
+            data[point, 0] += packed[point, 0]
+            data[point, 1] += packed[point, 1]
+            weight[point] += packed[point, 2]
+            packed[point, 0] = packed[point, 1] = packed[point, 2] = 0
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
