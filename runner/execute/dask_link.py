@@ -276,12 +276,14 @@ def start_local(workers: int, report: Report, gpus: tuple[str, ...] = ()) -> Lin
     """
     import dask.config
     from distributed import Client, LocalCluster
+    from distributed.system import MEMORY_LIMIT
 
     forward_log(report)
     ignore_leaks()
     os.environ[GPUS] = " ".join(gpus)
     dask.config.set(
         {
+            **WORKER_MEMORY,
             "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
             "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
         }
@@ -289,6 +291,7 @@ def start_local(workers: int, report: Report, gpus: tuple[str, ...] = ()) -> Lin
     cluster = LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
+        memory_limit=MEMORY_LIMIT // workers,
         processes=True,
         host="127.0.0.1",
         dashboard_address="127.0.0.1:0",
@@ -298,6 +301,10 @@ def start_local(workers: int, report: Report, gpus: tuple[str, ...] = ()) -> Lin
     client = Client(cluster, timeout=SCHEDULER_TIMEOUT_SECONDS, set_as_default=False)
     return Link(client, cluster, report)
 
+
+WORKER_MEMORY = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause")}
+"""A worker keeps no results that it could spill, and one that pauses because its unit is large would pause for ever; at
+its limit it is started anew, before the machine kills something else."""
 
 WORKER_MODULE = "runner.execute.remote"
 

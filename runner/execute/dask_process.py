@@ -14,9 +14,10 @@ from typing import Any
 
 import dask.config
 from distributed import Nanny, Scheduler, Status
+from distributed.system import MEMORY_LIMIT
 
 from runner.errors import Preempted, SchedulerLost, StorageError
-from runner.execute.dask_link import ALLOWED_FAILURES, WORKER_MODULE, TlsFiles, forward_log, ignore_leaks
+from runner.execute.dask_link import ALLOWED_FAILURES, WORKER_MEMORY, WORKER_MODULE, TlsFiles, forward_log, ignore_leaks
 from runner.execute.protocol import Happening, Report, describe
 
 GOOD_ORDER = "scheduler-"  # how Dask's reasons begin when the scheduler told a worker to go
@@ -46,7 +47,7 @@ class SchedulerOptions:
 class WorkerOptions:
     """Which scheduler a worker serves, and with what.
 
-    ``memory_limit`` in bytes, "auto" for its share of the machine or container, 0 for none; ``gpu`` is what
+    ``memory_limit`` in bytes, "auto" for all that machine or container have, 0 for none; ``gpu`` is what
     CUDA_VISIBLE_DEVICES is set to, "" leaves it; 0 seconds of ``idle_timeout_seconds``: it stays. The ``dask_setup`` of
     the modules ``preload`` is called in the process that computes.
     """
@@ -130,7 +131,7 @@ def run_worker_process(options: WorkerOptions, report: Report) -> None:
         When the health port is taken.
     """
     _check_free("--health_port", options.health_port)
-    dask.config.set({"distributed.worker.http.routes": _HEALTH})
+    dask.config.set({**WORKER_MEMORY, "distributed.worker.http.routes": _HEALTH})
     os.environ["DASK_LOGGING__DISTRIBUTED"] = "critical"  # of the worker's own process
     if options.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = options.gpu
@@ -200,7 +201,7 @@ def _watch(options: WorkerOptions, name: str, timeout: float) -> _Watch:
         options.scheduler,
         name=name,
         nthreads=options.threads,
-        memory_limit=options.memory_limit or None,
+        memory_limit=MEMORY_LIMIT if options.memory_limit == "auto" else options.memory_limit or None,
         death_timeout=timeout,
         security=options.tls.security("worker"),
         preload=[WORKER_MODULE, *options.preload],

@@ -152,7 +152,7 @@ class WorkerConfig:
     nthreads: int = flag(1, "units at a time", section=_PROCESS)
     memory_limit: str = flag(
         "auto",
-        "GB at which the worker is started anew: auto: what the machine or container has, 0: none",
+        "GB at which it is started anew (auto: all that machine or container have, 0: none)",
         section=_PROCESS,
     )
     death_timeout: float = flag(60.0, "end after so many seconds without a scheduler", section=_PROCESS)

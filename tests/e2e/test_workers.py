@@ -23,8 +23,9 @@ FLAGS = (
 )
 HALVES = f"refine {FLAGS} --auto_refine --split_random_halves --auto_iter_max 3".split()
 CLASSES = f"refine {FLAGS} --K 2 --iter 2".split()
+LONG = f"refine {FLAGS} --K 2 --iter 16".split()
 PREEMPTED = 75
-DEATHS_OF_WORKERS, DEATHS_OF_DRIVERS = 6, 2
+DEATHS_OF_WORKERS, DEATHS_OF_DRIVERS = 20, 10
 
 
 @pytest.fixture(scope="module")
@@ -65,27 +66,35 @@ def test_processes_give_the_bytes_of_threads(cluster: Cluster, command: list[str
     assert results() == alone
 
 
+@pytest.mark.slow
 def test_same_bytes_whoever_dies(cluster: Cluster):
-    """Workers and drivers die at random, the scheduler once; the command is given again when its driver is dead."""
-    assert cli.run(HALVES) == 0
+    """Workers and drivers die at random, the scheduler once: a death soon after each unit, while there are any left.
+
+    The command is given again when its driver is dead.
+    """
+    assert cli.run(LONG) == 0
     alone = results()
     chance = random.Random(5)
     deaths = ["worker"] * DEATHS_OF_WORKERS + ["driver"] * DEATHS_OF_DRIVERS + ["scheduler"]
     chance.shuffle(deaths)
     scheduler = cluster.scheduler()
     workers = [cluster.worker() for _ in range(2)]
-    driver = attached(cluster)
+    driver = attached(cluster, LONG)
+    seen = 0
     while driver.popen.poll() is None:
-        time.sleep(chance.uniform(0.2, 1.5))
-        if not deaths:
+        finished = len([record for record in driver.records("unit_finished") if record["worker"]])
+        if finished == seen or not deaths:
+            time.sleep(0.02)
             continue
+        seen = finished
+        time.sleep(chance.uniform(0.0, 0.5))
         match deaths.pop():
             case "worker":
                 for process in chance.choice(workers).worker_processes():
                     process.kill()
             case "driver":
                 driver.kill()
-                driver = attached(cluster)
+                driver, seen = attached(cluster, LONG), 0
             case "scheduler":
                 scheduler.kill()
                 scheduler = cluster.scheduler()
@@ -99,7 +108,7 @@ def test_driver_is_stopped_and_goes_on_with_other_workers(cluster: Cluster):
     alone = results()
     cluster.scheduler()
     cluster.worker()
-    driver = attached(cluster)
+    driver = attached(cluster, HALVES)
     wait_for(lambda: driver.records("iteration_finished"), driver)
     driver.popen.terminate()
     assert driver.popen.wait(PATIENCE_SECONDS) == PREEMPTED
@@ -107,6 +116,6 @@ def test_driver_is_stopped_and_goes_on_with_other_workers(cluster: Cluster):
     assert results() == alone
 
 
-def attached(cluster: Cluster) -> Process:
+def attached(cluster: Cluster, command: list[str]) -> Process:
     """A driver whose units go to the workers of the cluster."""
-    return cluster.start([*TOMOBURST, *HALVES, "--scheduler", cluster.url], "refine")
+    return cluster.start([*TOMOBURST, *command, "--scheduler", cluster.url], "refine")

@@ -85,7 +85,7 @@ class Cluster:
         return process
 
     def worker(self, *flags: str, ready: bool = True) -> Process:
-        words = ["worker", "--scheduler", self.url, "--memory_limit", "0", *self.tls, *flags]
+        words = ["worker", "--scheduler", self.url, *self.tls, *flags]
         process = self.start([*TOMOBURST, *words], "worker")
         if ready:
             wait_for(lambda: process.records("noted"), process)

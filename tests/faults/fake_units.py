@@ -61,3 +61,13 @@ def visible_gpu(spec: dict[str, Any]) -> dict[str, Any]:
     """Tell which GPU this process may see, and leave others time to take a unit too."""
     time.sleep(0.5)
     return {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+
+
+def hoard(spec: dict[str, Any]) -> dict[str, Any]:
+    """Take more and more memory, for ``seconds``."""
+    hoarded = []
+    end = time.monotonic() + spec["seconds"]
+    while time.monotonic() < end:
+        hoarded.append(b"x" * 2**20)
+        time.sleep(0.001)
+    return {"hoarded": len(hoarded)}

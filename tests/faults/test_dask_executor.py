@@ -132,6 +132,16 @@ def test_a_unit_that_kills_its_workers_is_given_up_and_no_other(cluster: Cluster
     assert {(each["error"], each["attempts"]) for each in outcomes.values()} == {(None, 1)}
 
 
+def test_a_unit_that_takes_too_much_memory_is_given_up(cluster: Cluster):
+    """Its worker is started anew before the machine has none left."""
+    cluster.scheduler()
+    cluster.worker("--memory_limit", "0.4")
+    hoard = ["hoard", "hoard", {"seconds": 600}]
+    assert cluster.attached(tasks=[hoard, *cluster.touch_tasks(3)]).wait() == 0
+    outcomes = {each["id"]: each["error"] for each in cluster.outcomes()}
+    assert outcomes == {"hoard": "BadUnit", "u0": None, "u1": None, "u2": None}
+
+
 def test_errors_of_units_come_back_from_workers(cluster: Cluster):
     folder = str(cluster.folder / "done")
     tasks = [[kind, "fail", {"item": kind, "error": kind, "folder": folder}] for kind in ("input", "storage", "other")]
