@@ -243,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; every failure is one line on standard error and a code of docs/exit-codes.md."""
     signal.signal(signal.SIGTERM, _stop)
     code = run(sys.argv[1:] if arguments is None else arguments)
-    if code == Preempted.exit_code:  # not after the units that threads still compute: nobody reads them any more
+    if code in (Preempted.exit_code, EXIT_INTERRUPTED):  # not after units that threads still compute: nobody reads them
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

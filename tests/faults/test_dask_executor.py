@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import socket
@@ -216,6 +217,18 @@ def test_driver_stops_on_sigterm(cluster: Cluster, how: str):
     assert len(children) == (2 if how == "workers" else 0)
     assert exit_code_of_sigterm(driver) == 75
     assert driver.log.read_text().splitlines()[-1].startswith("tomoburst: error: stopped (SIGTERM)")
+    assert psutil.wait_procs(children, timeout=PATIENCE_SECONDS)[1] == []
+
+
+@pytest.mark.parametrize("how", [("--workers", "2"), ("--j", "2")], ids=["workers", "threads"])
+def test_driver_stops_on_ctrl_c(cluster: Cluster, how: tuple[str, str]):
+    """A terminal sends it to all processes of the command at once."""
+    driver = cluster.driver(*how, tasks=[*cluster.touch_tasks(2), *cluster.touch_tasks(10, 300)[2:]])
+    wait_for(lambda: len(cluster.outcomes()) == 2, driver)
+    children = driver.worker_processes()
+    os.killpg(driver.popen.pid, signal.SIGINT)
+    assert driver.popen.wait(STOP_SECONDS) == 130
+    assert driver.log.read_text().splitlines()[-1] == "tomoburst: error: interrupted"
     assert psutil.wait_procs(children, timeout=PATIENCE_SECONDS)[1] == []
 
 
