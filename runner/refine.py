@@ -60,7 +60,7 @@ def _drive(beginning: Beginning, record: RunRecord, executor: Executor, events: 
     run = beginning.open_run(record.config, events, executor)
     record.begin(len(run.table))
     state = record.last_state()
-    announce(run, None if state is None else state.iteration)
+    announce(run, record.is_ours, None if state is None else state.iteration)
     if state is None:
         state = beginning.state(run)
         write_iteration(run, state)

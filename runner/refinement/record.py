@@ -96,8 +96,20 @@ class RunRecord:
                 if self._is_removable:
                     self._remove_traces(self._lease)
                 raise
+            except Preempted:
+                if objects.exists(self._layout.finished):  # by the driver that has taken over: this one left units
+                    self._remove_work(lambda url: url == self._layout.finished)
+                raise
             if self.result is not None:
                 self._end(self._lease)
+
+    def is_ours(self) -> bool:
+        """Whether no other driver has taken over."""
+        try:
+            self._lease.check()
+        except Preempted:
+            return False
+        return True
 
     def begin(self, particles: int) -> None:
         """Write the manifest of a new run of so many particles, which is known to be able to work.

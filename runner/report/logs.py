@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from typing import TextIO
 
 from runner.report.events import Event, IterationFinished, IterationStarted, RunFailed, RunFinished, UnitFinished
@@ -65,11 +64,18 @@ class JsonLog:
             self._saved = len(data)
 
 
-def open_log(prefix: str, resumed: bool = False) -> JsonLog:
-    """Return the log that is kept as one object beside the results; that of a resumed run goes on."""
+def open_log(prefix: str, is_ours: Callable[[], bool] = lambda: True, *, resumed: bool = False) -> JsonLog:
+    """Return the log that is kept as one object beside the results; that of a resumed run goes on.
+
+    ``is_ours`` is asked before each write: the log of a driver that has taken over stays.
+    """
     url = RunLayout(prefix).events
-    earlier = read_bytes(url) if resumed and exists(url) else b""
-    return JsonLog(partial(write_bytes, url), earlier)
+
+    def save(data: bytes) -> None:
+        if is_ours():
+            write_bytes(url, data)
+
+    return JsonLog(save, read_bytes(url) if resumed and exists(url) else b"")
 
 
 def json_line(event: Event) -> str:

@@ -75,7 +75,7 @@ def expected(particles: int) -> Counter[str]:
     return Counter(
         GET=len(chunk_rows(particles)) + 1,
         PUT=units + nodes + FILES + 4,
-        HEAD=units + nodes + 2,
+        HEAD=units + nodes + 4,
         LIST=2,
         DELETE=units + nodes + 3,
     )
