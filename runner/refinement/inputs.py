@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,6 +16,7 @@ from kernels.backend import Backend, cpu_backend, cuda_backend
 from kernels.geometry import padded_radius, padded_squared_radius
 from kernels.likelihood import Mask, Model, Particle, Rules, Search
 from kernels.projection import reference_rft
+from runner.errors import UsageError
 from runner.execute.images import ParticleSource, StoreSource, open_source
 from runner.formats.checkpoint import pack, unpack
 from runner.formats.particles import read_particles
@@ -264,11 +266,22 @@ def remember(url: str, digest: str, opened: Opened | NoiseInput) -> None:
 
 
 def find_input(url: str, digest: str, device: Device) -> Opened:
-    """The input at ``url``, read and opened at most once in this process."""
+    """The input at ``url``, read and opened at most once in this process.
+
+    Raises
+    ------
+    UsageError
+        This process has no GPU that works, but was promised one.
+    """
 
     def find() -> Opened:
         given = unpack(ExpectationInput, read_bytes(url), url)
-        backend = open_backend(given.computing, device)
+        try:
+            backend = open_backend(given.computing, device)
+        except RuntimeError as error:
+            raise UsageError(
+                f"--gpu: {error} on {socket.gethostname()}; give every worker a GPU that works, or leave --gpu out"
+            ) from error
         models = []
         for model, references in zip(given.models, given.references, strict=True):
             transforms = transform_references(references, model.pad, model.r_max)
