@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -98,40 +97,6 @@ def test_public_objects_need_no_keys(s3: Bucket, quick_retries: None, monkeypatc
         objects.read_bytes(f"{s3.url}/private/x")
     with pytest.raises(StorageError, match="access denied"):
         objects.write_bytes(f"{s3.url}/public/x", b"3")
-
-
-@pytest.fixture
-def rotating(s3: Bucket, quick_retries: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A bucket of a user whose keys are in a shared credentials file, and a way to replace the keys."""
-    user = f"rotating-{uuid.uuid4().hex}"
-    credentials = tmp_path / "credentials"
-    s3.server.admin(
-        "user", "create", f"--uid={user}", "--display-name=rotating", "--access-key=old", "--secret-key=old"
-    )
-
-    def write(access_key: str, secret_key: str) -> None:
-        text = f"[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n"
-        (tmp_path / "next").write_text(text)
-        (tmp_path / "next").replace(credentials)
-
-    def rotate(*, written: bool = True) -> None:
-        s3.server.admin("key", "create", f"--uid={user}", "--access-key=new", "--secret-key=new", "--key-type=s3")
-        if written:
-            write("new", "new")
-        s3.server.admin("key", "rm", f"--uid={user}", "--access-key=old", "--key-type=s3")
-
-    bucket = s3.url.removeprefix("s3://")
-    rights = {"Effect": "Allow", "Principal": {"AWS": [f"arn:aws:iam:::user/{user}"]}, "Action": "s3:*"}
-    places = {"Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]}
-    policy = json.dumps({"Version": "2012-10-17", "Statement": [rights | places]})
-    s3.server.client.call_s3("put_bucket_policy", Bucket=bucket, Policy=policy)
-    write("old", "old")
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
-    objects.use(objects.StoreOptions())
-    yield s3.url, rotate
-    s3.server.admin("user", "rm", f"--uid={user}", "--purge-data")
 
 
 def test_replaced_keys_are_found_by_every_operation(rotating) -> None:
