@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import pytest
 
 from kernels.expectation import DegenerateParticleError
 from runner import cli
+from runner.errors import BadUnit
 from runner.formats.mrc import read_mrc, write_mrc
 from runner.formats.particles import read_particles
 from runner.formats.star import format_star, read_star
 from runner.plan.config import RefineConfig
 from runner.plan.simulate_config import SimulateConfig
+from runner.plan.units import chunk_rows, unit_rows
 from runner.refine import run_refine
 from runner.refinement import unit
 from runner.report.events import Event, Events, ParticleSetAside
@@ -228,3 +231,50 @@ def test_the_log_names_each_particle_once(folder: Path) -> None:
     run_refine(CONFIG, Events())
     lines = [json.loads(line) for line in Path("out/run_events.jsonl").read_text().splitlines()]
     assert [line["particle"] for line in lines if line["event"] == "particle_set_aside"] == [name_of(BAD)]
+
+
+def test_a_truncated_chunk_loses_its_particles(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["ingest", "--i", "particles.star", "--o", "particles.zarr"]) == 0
+    chunk, rows = Path("particles.zarr/particles/c/1/0/0/0"), chunk_rows(N)[1]
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    files, told = refine(replace(CONFIG, i="particles.zarr"))
+    assert [event.particle for event in told] == [name_of(row) for row in rows]
+    assert {"chunk 1" in event.reason and "wrong digest" in event.reason for event in told} == {True}
+    assert files == refine(replace(CONFIG, i="particles.zarr", j=2))[0]
+    capsys.readouterr()
+    flags = "--i particles.zarr --ref truth.mrc --o fails/run --ctf --iter 1"
+    assert cli.run(["refine", *flags.split()]) == INPUT
+    assert "chunk 1" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[range]:
+    """The rows of a unit that cannot be computed, from the second iteration on."""
+    rows, original = unit_rows(N)[1], unit.run_unit
+
+    def run_unit(spec: dict[str, Any]) -> dict[str, Any]:
+        if "it002" in spec["output"] and spec["start"] == rows.start:
+            tried.append(spec["output"])
+            raise ZeroDivisionError("poison")
+        return original(spec)
+
+    tried: list[str] = []
+    monkeypatch.setattr(unit, "run_unit", run_unit)
+    yield rows
+    assert len(tried) == 3
+
+
+def test_a_poisoned_unit_is_tried_three_times_and_loses_its_particles(folder: Path, poisoned: range) -> None:
+    _, told = refine(replace(CONFIG, iter=3))
+    assert [event.row for event in told] == [row + 1 for row in poisoned]
+    assert "ZeroDivisionError: poison; its task is {" in told[0].reason
+    before, after = (read_particles(f"out/run_it{it}_data.star") for it in ("001", "003"))
+    np.testing.assert_array_equal(after.angles_deg[poisoned], before.angles_deg[poisoned])
+    groups = read_star("out/run_it003_model.star").blocks["model_groups"].columns
+    assert sum(map(int, groups["rlnGroupNrParticles"])) == N - len(poisoned)
+
+
+def test_without_the_flag_it_ends_the_run_with_its_task(folder: Path, poisoned: range) -> None:
+    with pytest.raises(BadUnit, match=r'unit_00001.*failed 3 times.*ZeroDivisionError: poison.*"start": 10'):
+        refine(replace(CONFIG, on_bad_particle="fail"))
+    assert Path("out/run_it001_optimiser.star").exists()
