@@ -95,6 +95,7 @@ class Pulse:
     def _begin(self, **values: Any) -> None:
         self._state.update(values)
         self._arrivals.clear()
+        self._arrivals.append((time.monotonic(), 0))
 
     def _set_resolution(self, angst: float) -> None:
         self._state["resolution_angst"] = angst if math.isfinite(angst) and 0 < angst < 999 else None
