@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import scipy.fft
-import scipy.sparse
 
 from kernels.clock import Clock
 
@@ -18,7 +17,7 @@ class Backend:
 
     Attributes
     ----------
-    xp, fft, sparse : NumPy, scipy.fft and scipy.sparse, or their CuPy twins.
+    xp, fft, sparse : CuPy and its twins of scipy.fft and scipy.sparse; NumPy, scipy.fft and None on the CPU.
     real : dtype of bulk real arrays; ``complex`` is the matching complex dtype.
     memory_bytes : budget for the temporary arrays of one work unit.
     device : number of the GPU; 0 on the CPU.
@@ -55,7 +54,7 @@ class Backend:
 
 def cpu_backend(precision: str = "float32", memory_bytes: int = 2 << 30) -> Backend:
     """NumPy with ``precision`` ``float32`` or ``float64``."""
-    return Backend(np, scipy.fft, scipy.sparse, np.dtype(precision), memory_bytes)
+    return Backend(np, scipy.fft, None, np.dtype(precision), memory_bytes)
 
 
 def cuda_backend(precision: str = "float32", *, device: int = 0, reserved_bytes: int = 0, units: int = 1) -> Backend:

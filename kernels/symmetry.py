@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
 
 from kernels.healpix_nest import largest_pixel_radius_deg, pixel_centres
 
@@ -192,6 +191,8 @@ def asymmetric_directions(group: str, healpix_order: int) -> IntArray:
     copies = operators(group)[1:]
     if pixels.size >= _SEAM_LIMIT or pixels.size == 0 or len(copies) == 0:
         return pixels
+    from scipy.spatial import cKDTree  # takes a while to import, and groups need it only
+
     vectors = direction_vectors(directions[pixels, 0], directions[pixels, 1])
     chord = 2 * np.sin(np.deg2rad(0.5 * largest_pixel_radius_deg(healpix_order)) / 2)
     kept = np.ones(pixels.size, dtype=np.bool_)
