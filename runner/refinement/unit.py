@@ -60,7 +60,7 @@ def run_unit(spec: Spec) -> Report:
         opened = find_input(spec["input"], spec["digest"], Device(spec["gpu"], spec["units"]))
         opened.backend.activate()
         result = UnitResult()
-        for chunk in _chunks(spec, opened.particles, opened.given.rows.half):
+        for chunk in _chunks(spec, opened.particles, opened.given.rows.half, clock):
             result.merge(_expectation(opened, chunk, clock))
         return result
 
@@ -74,7 +74,7 @@ def run_noise_unit(spec: Spec) -> Report:
     def compute() -> UnitResult:
         given = find_noise_input(spec["input"], spec["digest"])
         result = UnitResult()
-        for chunk in _chunks(spec, find_particles(given.where), given.half):
+        for chunk in _chunks(spec, find_particles(given.where), given.half, Clock()):
             result.merge(_spectra(given, chunk))
         return result
 
@@ -111,16 +111,23 @@ def _one_thread_for_products() -> None:
     threadpool_limits(1)
 
 
-def _chunks(spec: Spec, particles: Particles, half: npt.NDArray[np.int64]) -> Iterator[Chunk]:
-    """The chunks of a unit, one after the other to bound its memory; the next one is read while one is computed."""
+def _chunks(spec: Spec, particles: Particles, half: npt.NDArray[np.int64], clock: Clock) -> Iterator[Chunk]:
+    """The chunks of a unit, one after the other to bound its memory; the next one is read while one is computed.
+
+    What is left to wait for is the stage ``read`` of the clock.
+    """
     size = batch_size(len(half))
     rows = [range(start, min(start + size, spec["stop"])) for start in range(spec["start"], spec["stop"], size)]
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(_read, particles, rows[0], half)
         for following in rows[1:]:
-            chunk, ahead = ahead.result(), reader.submit(_read, particles, following, half)
+            with clock.stage("read"):
+                chunk = ahead.result()
+            ahead = reader.submit(_read, particles, following, half)
             yield chunk
-        yield ahead.result()
+        with clock.stage("read"):
+            chunk = ahead.result()
+        yield chunk
 
 
 def _read(particles: Particles, rows: range, half: npt.NDArray[np.int64]) -> Chunk:
