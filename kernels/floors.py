@@ -15,6 +15,7 @@ import numpy as np
 from kernels.backend import Backend
 
 ROWS, INNER, COLUMNS = 1024, 2048, 512
+REPETITIONS = 3
 STREAM_VALUES = 1 << 23
 """Numbers of each array of the bandwidth measurement: 32 MiB in single precision, more than caches hold."""
 
@@ -36,7 +37,7 @@ class Floors:
 def measure_floors(backend: Backend, seconds: float = 0.3) -> Floors:
     """Measure the calling thread's device for about ``seconds`` each; the best of the repetitions counts.
 
-    The caller sets the number of threads of BLAS; runs compute with one.
+    The caller sets the number of threads of BLAS to one, as in a run.
     """
     xp, rng = backend.xp, np.random.default_rng(0)
     left, right = (
@@ -51,16 +52,20 @@ def measure_floors(backend: Backend, seconds: float = 0.3) -> Floors:
 
 
 def _best(work: Callable[[], Any], backend: Backend, seconds: float) -> float:
-    """Least duration of ``work`` in seconds, after one call that does not count."""
+    """Least duration of ``work`` in seconds, after one call that does not count.
+
+    On a CPU the time counts during which this thread had a processor, whatever else is going on.
+    """
+    clock = time.thread_time if backend.is_cpu else time.perf_counter
     work()
     _wait(backend)
     durations: list[float] = []
     end = time.perf_counter() + seconds
-    while not durations or time.perf_counter() < end:
-        start = time.perf_counter()
+    while len(durations) < REPETITIONS or time.perf_counter() < end:
+        start = clock()
         work()
         _wait(backend)
-        durations.append(time.perf_counter() - start)
+        durations.append(clock() - start)
     return min(durations)
 
 

@@ -148,8 +148,9 @@ class _Work:
         self.units = len(unit_rows(data.particles))
         self.chunks = len(chunk_rows(data.particles))
         self.chunk = batch_size(data.particles)
-        self.devices = config.devices if config.devices > 0 else config.j
-        self._device = Device(self.devices, memory_bytes, config.j)
+        self.devices = config.devices if config.devices > 0 else config.workers or config.j
+        threads = 1 if config.workers or config.scheduler else config.j
+        self._device = Device(self.devices, memory_bytes, threads)
         self._base_bytes = base_bytes
 
     def planned(self, kind: Kind, rates: Rates) -> PlannedKind:

@@ -16,7 +16,7 @@ _PLAN = "Plan"
 class PlanConfig(RefineConfig):
     """What ``tomoburst plan`` is asked to do."""
 
-    devices: int = flag(-1, "GPUs, or threads, that compute at once (-1: --j)", section=_PLAN)
+    devices: int = flag(-1, "GPUs, or threads, that compute at once (-1: --workers, or --j)", section=_PLAN)
     price_per_hour: float = flag(0.0, "price of one device for an hour, in any currency (0: no cost)", section=_PLAN)
     rate: float = flag(
         -1.0, "single-precision rate of a device's matrix products in GFLOP/s (-1: measured here)", section=_PLAN
@@ -35,7 +35,7 @@ class PlanConfig(RefineConfig):
         if not self.i:
             raise UsageError("--i is missing: give the particles of the run: --i particles.star")
         check_settings(self)
-        _require(self.devices >= 1 or self.devices == -1, f"--devices {self.devices}: give 1 or more, or -1 for --j")
+        _require(self.devices >= 1 or self.devices == -1, f"--devices {self.devices}: give 1 or more, or -1")
         _require(self.price_per_hour >= 0, f"--price_per_hour {self.price_per_hour:g}: give 0 or more")
         _require(self.iterations_per_order >= 1, f"--iterations_per_order {self.iterations_per_order}: give 1 or more")
         for name, value in (("--rate", self.rate), ("--bandwidth", self.bandwidth), ("--resolution", self.resolution)):

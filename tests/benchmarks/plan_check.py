@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,15 +42,17 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Measured:
-    """Processor seconds and peak resident bytes of one process, and its standard output."""
+    """Processor and wall-clock seconds and peak resident bytes of one process, and its standard output."""
 
     cpu_s: float
+    wall_s: float
     peak_bytes: int
     output: str
 
 
 def measured(command: list[str], folder: Path) -> Measured:
     """Run one command to its end."""
+    start = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with (folder / "stdout.txt").open("w") as output, (folder / "stderr.txt").open("w") as errors:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=errors)
@@ -57,7 +60,8 @@ def measured(command: list[str], folder: Path) -> Measured:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: {(folder / 'stderr.txt').read_text()}")
-    return Measured(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, (folder / "stdout.txt").read_text())
+    wall_s, output_text = time.perf_counter() - start, (folder / "stdout.txt").read_text()
+    return Measured(usage.ru_utime + usage.ru_stime, wall_s, usage.ru_maxrss * 1024, output_text)
 
 
 def imports_cpu_s(folder: Path) -> float:

@@ -96,6 +96,14 @@ def test_the_plan_as_json(star: Path, capsys: pytest.CaptureFixture[str]):
     assert any("20 A" in line for line in found["assumptions"])
 
 
+@pytest.mark.parametrize(
+    ("flags", "devices"), [(["--workers", "3"], 3), (["--j", "2"], 2), (["--workers", "3", "--devices", "8"], 8)]
+)
+def test_devices_are_workers_or_threads(star: Path, flags: list[str], devices: int, capsys: pytest.CaptureFixture[str]):
+    assert plan(star, "--iter", "1", "--json", *flags) == 0
+    assert json.loads(capsys.readouterr().out)["devices"] == devices
+
+
 def test_the_plan_as_a_table(star: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "250")
     assert plan(star, "--iter", "3") == 0
