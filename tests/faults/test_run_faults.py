@@ -74,8 +74,9 @@ def units_done(log: str) -> Counter[str]:
     return Counter(line["unit"] for line in lines if line["event"] == "unit_finished")
 
 
+@pytest.mark.parametrize("flags", [[], ["--workers", "2"]], ids=["alone", "workers"])
 def test_failing_requests_change_no_byte_and_count_no_unit_twice(
-    faulty_s3: Bucket, quick_retries: None, simulated: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], faulty_s3: Bucket, quick_retries: None, simulated: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     proxy = faulty_s3.proxy
     assert proxy is not None
@@ -86,7 +87,7 @@ def test_failing_requests_change_no_byte_and_count_no_unit_twice(
     units = units_done(capsys.readouterr().err)
     objects.reset_request_counts()
     proxy.rate, proxy.hang = 0.1, 2.5
-    assert cli.run(command) == 0
+    assert cli.run([*command, *flags]) == 0
     proxy.rate = 0.0
     assert units_done(capsys.readouterr().err) == units
     files = written(faulty_s3.url)
