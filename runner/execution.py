@@ -35,10 +35,11 @@ RECORDS: dict[str, type[Event]] = {
 }
 
 
-def open_executor(config: WithExecution, events: Events) -> Executor:
+def open_executor(config: WithExecution, events: Events, *, overlap: bool = False) -> Executor:
     """Return the executor of a run: threads, ``--workers`` processes, or the workers of ``--scheduler``.
 
-    With ``--metrics_port``, ``events`` are counted and served for Prometheus from now on.
+    ``overlap`` is for threads with a store that takes its time, see `LocalExecutor`. With ``--metrics_port`` the
+    ``events`` are counted and served for Prometheus from now on.
 
     Raises
     ------
@@ -51,7 +52,7 @@ def open_executor(config: WithExecution, events: Events) -> Executor:
     if config.metrics_port:
         events.add(serve_metrics(config.metrics_port))
     if not config.workers and not config.scheduler:
-        return LocalExecutor(config.j, report)
+        return LocalExecutor(config.j, report, overlap=overlap)
     from runner.execute.dask_cluster import DaskExecutor
 
     if config.workers:

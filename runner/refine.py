@@ -26,7 +26,7 @@ from runner.report.events import Events, RunFinished
 from runner.report.pulse import Pulse
 from runner.store.cache import use_cache
 from runner.store.layout import RunLayout
-from runner.store.objects import check_writable
+from runner.store.objects import check_writable, is_local
 
 
 def run_refine(config: RefineConfig, events: Events) -> None:
@@ -49,7 +49,12 @@ def run_refine(config: RefineConfig, events: Events) -> None:
     pulse = Pulse()
     events.add(pulse)
     cancellation = Cancellation(RunLayout(record.config.o), pulse.state)
-    with record.driving(cancellation.beat), open_executor(config, events) as executor, threadpool_limits(1):
+    is_remote = not is_local(record.config.o)
+    with (
+        record.driving(cancellation.beat),
+        open_executor(config, events, overlap=is_remote) as executor,
+        threadpool_limits(1),
+    ):
         if record.result is None:
             cancellation.begin(events)
             _drive(beginning, record, executor, events)

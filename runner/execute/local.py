@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from runner.execute.protocol import (
     Attempts,
@@ -23,6 +26,8 @@ from runner.execute.protocol import (
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+OVERLAP = 4  # each holds up to two chunks of particles and a result
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
@@ -49,27 +54,45 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], threa
                 future.cancel()
 
 
+class _Here(threading.local):
+    """What a thread of an executor knows of it."""
+
+    slots: AbstractContextManager[Any] = nullcontext()
+
+
+_here = _Here()
+
+
+def computing() -> AbstractContextManager[Any]:
+    """To be held by a task while it computes, and not while it waits for a store: see `LocalExecutor`."""
+    return _here.slots
+
+
 class LocalExecutor:
     """Does tasks in this process with up to ``threads`` of them at a time; with one thread none is started.
 
     Parameters
     ----------
     report : told of every task that is tried again.
+    overlap : some tasks more are under way, which wait for the store while others compute; no more than ``threads`` of
+        them hold `computing`.
     """
 
-    def __init__(self, threads: int = 1, report: Report = no_report) -> None:
+    def __init__(self, threads: int = 1, report: Report = no_report, *, overlap: bool = False) -> None:
         self._threads = max(threads, 1)
+        self._under_way = self._threads + (min(self._threads, OVERLAP) if overlap else 0)
         self._report = report
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """Yield the outcome of every task once, in the order in which they end."""
-        if self._threads == 1:
+        if self._under_way == 1:
             yield from map(self._outcome, tasks)
             return
         waiting = iter(tasks)
-        pool = ThreadPoolExecutor(max_workers=self._threads)
+        slots = threading.Semaphore(self._threads)
+        pool = ThreadPoolExecutor(self._under_way, initializer=partial(setattr, _here, "slots", slots))
         try:
-            running = {pool.submit(self._outcome, task) for task in islice(waiting, self._threads)}
+            running = {pool.submit(self._outcome, task) for task in islice(waiting, self._under_way)}
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 running |= {pool.submit(self._outcome, task) for task in islice(waiting, len(done))}

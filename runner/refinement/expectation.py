@@ -68,13 +68,16 @@ def run_expectation(
     """
     given = _input(run, state, schedule, only_class)
     folder = run.folder(state.iteration)
-    digest = write_input(f"{folder}/{INPUT}", given)
+    digest, written = write_input(f"{folder}/{INPUT}", given)
     if run.in_process:
         backend = open_backend(run.computing, run.device)
         models = [with_transforms(*each, backend) for each in zip(given.models, transforms, strict=True)]
         remember(f"{folder}/{INPUT}", digest, Opened(given, models, run.particles, backend))
+    else:
+        written.result()
     work = Work(UNIT, folder, digest, len(run.table), run.device, given.skip_bad)
     reduced = reduce_units(run.executor, work, done)
+    written.result()
     result = reduced.result
     for half in range(len(given.models)):
         if f"half{half}.weight" not in result.sums:

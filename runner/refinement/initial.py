@@ -221,11 +221,14 @@ def noise_statistics(run: Run, poses: PoseState) -> tuple[list[NoiseStatistics],
         skip_bad=run.skip_bad,
     )
     folder = run.folder(0)
-    digest = write_input(f"{folder}/{INPUT}", given)
+    digest, written = write_input(f"{folder}/{INPUT}", given)
     if run.in_process:
         remember(f"{folder}/{INPUT}", digest, given)
+    else:
+        written.result()
     work = Work(NOISE_UNIT, folder, digest, len(run.table), run.device, given.skip_bad)
     found = reduce_units(run.executor, work, progress(run)).result
+    written.result()
     set_aside = known_bad(run) | found.bad
     report_set_aside(run, set_aside)
     statistics = []

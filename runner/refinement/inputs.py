@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import socket
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from runner.refinement.memory import Recent
 from runner.store.cache import open_cache
 from runner.store.objects import absolute, read_bytes, write_bytes
 from runner.store.particles import ParticleStore
+from runner.store.together import begun
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -253,11 +255,10 @@ def with_transforms(model: Model, transforms: list[Transform], backend: Backend)
     return replace(model, references_rft=[backend.xp.asarray(each, dtype=backend.complex) for each in transforms])
 
 
-def write_input(url: str, given: ExpectationInput | NoiseInput) -> str:
-    """Write the input of an iteration; returns its digest, by which units know it."""
+def write_input(url: str, given: ExpectationInput | NoiseInput) -> tuple[str, Future[object]]:
+    """Begin to write the input of an iteration; returns its digest, by which units know it, and the end of writing."""
     data = pack(given)
-    write_bytes(url, data)
-    return hashlib.sha256(data).hexdigest()[:16]
+    return hashlib.sha256(data).hexdigest()[:16], begun(url, partial(write_bytes, url, data))
 
 
 def remember(url: str, digest: str, opened: Opened | NoiseInput) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from runner.plan.flags import changed_flags
 from runner.refinement.maximization import HalfMaps
 from runner.refinement.run import Run, coarse_grid
 from runner.store.objects import write_bytes
+from runner.store.together import all_done
 
 
 def iteration_names(run: Run, state: RunState) -> RunNames:
@@ -29,23 +32,35 @@ def iteration_names(run: Run, state: RunState) -> RunNames:
 def write_iteration(run: Run, state: RunState) -> RunNames:
     """Write the files of one iteration; the optimiser file, which names the others, comes last."""
     names = iteration_names(run, state)
-    sampling = state.sampling
-    grid = coarse_grid(run, sampling)
-    for number, half in enumerate(state.halves):
-        for k, reference in enumerate(half.references):
-            write_mrc(names.reference(number, k), reference, run.voxel_size_angst)
-            if not run.fixed_orientation:
-                text = angular_distribution(
-                    half.pdf_direction[k],
+    texts = _texts(run, state, names)
+    optimiser = texts.pop(names.optimiser)
+    writes: list[Callable[[], object]] = [
+        partial(write_mrc, names.reference(number, k), reference, run.voxel_size_angst)
+        for number, half in enumerate(state.halves)
+        for k, reference in enumerate(half.references)
+    ]
+    writes += [partial(write_bytes, name, text.encode()) for name, text in texts.items()]
+    all_done(run.prefix, writes)
+    write_bytes(names.optimiser, optimiser.encode())
+    return names
+
+
+def _texts(run: Run, state: RunState, names: RunNames) -> dict[str, str]:
+    """The files of an iteration that are no maps, by name."""
+    grid, sampling = coarse_grid(run, state.sampling), state.sampling
+    texts = {names.data: _poses(run, state)}
+    if not run.fixed_orientation:
+        for number, half in enumerate(state.halves):
+            for k, pdf_direction in enumerate(half.pdf_direction):
+                texts[names.angular_distribution(number, k)] = angular_distribution(
+                    pdf_direction,
                     grid.directions_deg,
                     run.box * run.voxel_size_angst / 2,
                     angular_step_deg(sampling.healpix_order),
                 )
-                write_bytes(names.angular_distribution(number, k), text.encode())
-    _write_poses(run, state, names)
     if state.set_aside:
-        _write_set_aside(run, state)
-    texts = run_texts(
+        texts[run.layout.bad_particles] = _set_aside(run, state)
+    return texts | run_texts(
         state,
         settings_in_use(run),
         names,
@@ -54,31 +69,27 @@ def write_iteration(run: Run, state: RunState) -> RunNames:
         directions_deg=np.asarray(grid.directions_deg),
         command=_command(run.config),
     )
-    for name, text in texts.items():
-        write_bytes(name, text.encode())
-    return names
 
 
 def write_data(run: Run, state: RunState) -> str:
     """Write the poses alone and return the file's name; RELION's, that of an automated refinement has no iteration."""
     names = RunNames(run.prefix, state.iteration, final=run.config.auto_refine)
-    _write_poses(run, state, names)
+    write_bytes(names.data, _poses(run, state).encode())
     return names.data
 
 
-def _write_poses(run: Run, state: RunState, names: RunNames) -> None:
-    blocks = data_blocks(run.table, state.poses, scored=state.iteration > 0)
-    write_bytes(names.data, format_star(blocks).encode())
+def _poses(run: Run, state: RunState) -> str:
+    return format_star(data_blocks(run.table, state.poses, scored=state.iteration > 0))
 
 
-def _write_set_aside(run: Run, state: RunState) -> None:
-    """Write the particles that were set aside as a STAR file of their own: their rows as read, and the reasons."""
+def _set_aside(run: Run, state: RunState) -> str:
+    """The particles that were set aside as a STAR file of their own: their rows as read, and the reasons."""
     rows = sorted(state.set_aside)
     reasons = [" ".join(state.set_aside[row].split()).replace('"', "'") for row in rows]
     table = run.table.select(rows)
     optics, particles = data_blocks(table, table.poses(), scored=False)
     particles = StarBlock(particles.name, particles.columns | {"tomoburstReason": reasons})
-    write_bytes(run.layout.bad_particles, format_star([optics, particles]).encode())
+    return format_star([optics, particles])
 
 
 def _command(config: RefineConfig) -> str:
@@ -89,8 +100,8 @@ def _command(config: RefineConfig) -> str:
 def write_unfiltered(run: Run, names: RunNames, maps: HalfMaps) -> list[str]:
     """Write the unregularised half maps and return their names."""
     files = [names.unfiltered(half) for half in (0, 1)]
-    for name, volume in zip(files, (maps.one, maps.two), strict=True):
-        write_mrc(name, volume, run.voxel_size_angst)
+    volumes = zip(files, (maps.one, maps.two), strict=True)
+    all_done(run.prefix, [partial(write_mrc, name, volume, run.voxel_size_angst) for name, volume in volumes])
     return files
 
 

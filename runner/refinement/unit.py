@@ -23,6 +23,7 @@ from kernels.likelihood import Assignment, Particle
 from kernels.masks import fill_background, soft_sphere
 from kernels.spectra import power_spectrum
 from runner.errors import InputError
+from runner.execute.local import computing
 from runner.plan.units import batch_size
 from runner.refinement.inputs import (
     SET_ASIDE,
@@ -61,7 +62,8 @@ def run_unit(spec: Spec) -> Report:
         opened.backend.activate()
         result = UnitResult()
         for chunk in _chunks(spec, opened.particles, opened.given.rows.half, clock):
-            result.merge(_expectation(opened, chunk, clock))
+            with computing():
+                result.merge(_expectation(opened, chunk, clock))
         return result
 
     report = _written(spec, compute)
@@ -75,7 +77,8 @@ def run_noise_unit(spec: Spec) -> Report:
         given = find_noise_input(spec["input"], spec["digest"])
         result = UnitResult()
         for chunk in _chunks(spec, find_particles(given.where), given.half, Clock()):
-            result.merge(_spectra(given, chunk))
+            with computing():
+                result.merge(_spectra(given, chunk))
         return result
 
     return _written(spec, compute)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from runner.errors import BadUnit, InputError, StorageError, TomoburstError
-from runner.execute.local import LocalExecutor, ordered_map
+from runner.execute.local import LocalExecutor, computing, ordered_map
 from runner.execute.protocol import MAX_ATTEMPTS, Happening, Task
 
 
@@ -180,3 +181,29 @@ def test_a_run_that_is_left_early_drops_what_has_not_started(tmp_path):
     next(run)
     run.close()  # type: ignore[attr-defined]
     assert len(list(tmp_path.iterdir())) < 10
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_overlapping_tasks_wait_together_and_compute_apart(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = threading.Barrier(2 * threads)  # passed only by as many tasks as there are under way
+    now, most, lock = 0, 0, threading.Lock()
+
+    def work(kind: str, spec: dict[str, int]) -> dict[str, int]:
+        nonlocal now, most
+        waiting.wait(10)
+        with computing():
+            with lock:
+                now += 1
+                most = max(most, now)
+            time.sleep(0.01)
+            with lock:
+                now -= 1
+        return spec
+
+    monkeypatch.setattr("runner.execute.local.perform", work)
+    tasks = [Task(str(number), "", {"number": number}) for number in range(4 * threads)]
+    found = [outcome.result for outcome in LocalExecutor(threads, overlap=True).run(tasks)]
+    assert sorted(each["number"] for each in found if each) == list(range(4 * threads))
+    assert most <= threads
+    with computing():
+        pass  # nobody is asked outside of an executor

@@ -1,0 +1,107 @@
+"""Paired timing of one refinement with everything on the local disk and everything in a bucket on loopback.
+
+``python -m tests.benchmarks.storage DATA_FOLDER [--rounds 5] [--threads 2] [--iterations 99]`` prints a Markdown table
+for docs/benchmarks.md. A round is one run on the disk and one in the bucket, each a whole process, in turns, so that
+the load of the machine hits both alike; the S3 server of the tests runs on the same machine. ``store`` reads the
+particles from a particle store, so that both sides do the same; ``files`` from a STAR file, which the run in the bucket
+ingests first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.store import objects
+from tests.accuracy.run import COMMANDS, DIAMETER_ANGST, prepare
+from tests.benchmarks.paired import Timing, timed
+from tests.parity.programs import TOMOBURST
+from tests.store.s3_server import running
+
+BUCKET = "s3://benchmark"
+HEADER = (
+    "| particles from | rounds | wall s, disk / S3 | ratio (spread) | CPU s, disk / S3 | ratio | requests to S3 an "
+    "iteration |\n|---|---|---|---|---|---|---|"
+)
+METHODS = ("GET", "PUT", "LIST", "HEAD", "DELETE")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two places: the URL of its folder, and the timings of its runs."""
+
+    place: str
+    timings: list[Timing]
+
+    def median(self, kind: str) -> float:
+        """Median seconds of ``wall_s`` or ``cpu_s``."""
+        return statistics.median(float(getattr(timing, kind)) for timing in self.timings)
+
+
+def copy(folder: Path, place: str) -> None:
+    """Put the particles, their CTFs and the reference into the bucket."""
+    for path in sorted([folder / "particles.star", folder / "rec.mrc", *folder.glob("*/*.mrc")]):
+        objects.write_bytes(f"{place}/{path.relative_to(folder)}", path.read_bytes())
+
+
+def requests(place: str) -> str:
+    """Median requests of the iterations after the second one, by kind."""
+    lines = [json.loads(line) for line in objects.read_bytes(f"{place}/out/run_events.jsonl").splitlines()]
+    every = [Counter[str](line["store"]) for line in lines if line["event"] == "iteration_finished"][2:]
+    return ", ".join(f"{statistics.median(each[kind] for each in every):g} {kind}" for kind in METHODS)
+
+
+def measure(folder: Path, particles: str, flags: list[str], rounds: int) -> str:
+    """One row of the table; a first round, in which kernels are compiled and caches filled, does not count."""
+    sides = [Side(str(folder), []), Side(BUCKET, [])]
+    for number in range(rounds + 1):
+        for side in sides:
+            files = ["--i", f"{side.place}/{particles}", "--ref", f"{side.place}/rec.mrc"]
+            output = ["--o", f"{side.place}/out/run", "--overwrite"]
+            timing = timed([*TOMOBURST, "refine", *files, *output, *flags], folder)
+            if number:
+                side.timings.append(timing)
+    disk, bucket = sides
+    pairs = [theirs.wall_s / ours.wall_s for ours, theirs in zip(disk.timings, bucket.timings, strict=True)]
+    wall, cpu = ([side.median(kind) for side in sides] for kind in ("wall_s", "cpu_s"))
+    cells = [particles, str(rounds), f"{wall[0]:.1f} / {wall[1]:.1f}"]
+    cells += [f"{wall[1] / wall[0]:.2f} ({min(pairs):.2f}–{max(pairs):.2f})", f"{cpu[0]:.1f} / {cpu[1]:.1f}"]
+    return f"| {' | '.join([*cells, f'{cpu[1] / cpu[0]:.2f}', requests(BUCKET)])} |"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--iterations", type=int, default=99)
+    parser.add_argument("--particles", nargs="+", choices=("store", "files"), default=["store", "files"])
+    options = parser.parse_args()
+    diameter = DIAMETER_ANGST.get(options.data.resolve().name, 250)
+    flags = COMMANDS["local"].replace("--i particles.star --ref rec.mrc ", "").split()
+    flags += ["--particle_diameter", str(diameter), "--random_seed", "7", "--j", str(options.threads)]
+    flags += ["--auto_iter_max", str(options.iterations)]
+    with tempfile.TemporaryDirectory() as temporary, running() as server:
+        os.environ.update(server.environment)
+        server.client.mkdir(BUCKET)
+        folder = Path(temporary) / "set"
+        prepare(options.data, folder, 0.0)
+        copy(folder, BUCKET)
+        for place in (str(folder), BUCKET):
+            timed([*TOMOBURST, "ingest", "--i", f"{place}/particles.star", "--o", f"{place}/particles.zarr"], folder)
+        print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, --j {options.threads}\n\n{HEADER}")
+        for kind in options.particles:
+            name = {"store": "particles.zarr", "files": "particles.star"}[kind]
+            print(measure(folder, name, flags, options.rounds), flush=True)
+
+
+if __name__ == "__main__":
+    main()
