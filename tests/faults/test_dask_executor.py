@@ -349,6 +349,9 @@ def of_worker(records: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 
 def exit_code_of_sigterm(process: Process) -> int:
-    """Exit code after SIGTERM; the test fails when it takes longer than a batch system is promised."""
-    process.popen.send_signal(signal.SIGTERM)
+    """Exit code after SIGTERM for all processes of a command, as batch systems send it.
+
+    The test fails when it takes longer than is promised.
+    """
+    os.killpg(process.popen.pid, signal.SIGTERM)
     return process.popen.wait(STOP_SECONDS)
