@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.errors import BadUnit
+from runner.errors import BadUnit, TomoburstError
+from runner.execute.local import LocalExecutor
 from runner.execute.protocol import Executor, Outcome, Task
 from runner.plan.units import node_name, reduction_levels, unit_name, unit_rows
 from runner.refinement.inputs import Device
@@ -98,6 +99,7 @@ class _Reduction:
         self._nodes: deque[_Item] = deque()
         self._under_way: dict[str, _Item] = {}
         self._merged = 0
+        self._error: TomoburstError | None = None
         self._reduced = Reduced(UnitResult())
 
     def run(self) -> Reduced:
@@ -107,6 +109,8 @@ class _Reduction:
         while self._units or self._nodes:
             for outcome in self._executor.run(self._tasks()):
                 self._finish(outcome)
+            if self._error is not None:
+                raise self._error
         return self._reduced
 
     def _want(self, item: _Item) -> None:
@@ -134,7 +138,8 @@ class _Reduction:
         item = self._under_way.pop(outcome.task.id)
         if outcome.error is not None:
             if item.members or not self._work.skip_bad or not isinstance(outcome.error, BadUnit):
-                raise outcome.error
+                self._fail(outcome.error)
+                return
             write_result(item.url, UnitResult(bad=dict.fromkeys(item.rows, str(outcome.error))))
         report = outcome.result or {}
         self._reduced.requests.update(report.get("requests", {}))
@@ -155,6 +160,14 @@ class _Reduction:
         while self._merged < len(self._top) and self._top[self._merged].url in self._there:
             self._reduced.result.merge(take_result(self._top[self._merged].url))
             self._merged += 1
+
+    def _fail(self, error: TomoburstError) -> None:
+        """End with ``error``: at once, or after the units in this process, which would write after the end otherwise."""
+        if not isinstance(self._executor, LocalExecutor):
+            raise error
+        self._error = self._error or error
+        self._units.clear()
+        self._nodes.clear()
 
 
 def _tree(work: Work) -> list[_Item]:

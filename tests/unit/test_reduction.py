@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -44,6 +46,19 @@ def fail_unit(spec: dict[str, Any]) -> dict[str, Any]:
     """A unit that fails wherever it is tried, when it holds row 40."""
     if spec["start"] <= 40 < spec["stop"]:
         raise ZeroDivisionError("poison")
+    return draw_unit(spec)
+
+
+has_failed = threading.Event()
+
+
+def fail_first(spec: dict[str, Any]) -> dict[str, Any]:
+    """The first unit is bad; the second one is still under way then, and writes its result somewhat later."""
+    if spec["start"] == 0:
+        has_failed.set()
+        raise InputError("particle 0: NaN")
+    assert has_failed.wait(10)
+    time.sleep(0.3)
     return draw_unit(spec)
 
 
@@ -180,6 +195,15 @@ def test_a_poisoned_unit_loses_its_particles_where_that_is_allowed(folder: str) 
     executor = Shuffled(1, 0)  # a resumed run knows it, and does not try again
     assert reduce(executor, what) == pack(found)
     assert executor.tasks == []
+
+
+def test_nothing_is_written_after_a_failure_has_been_told(folder: str) -> None:
+    with pytest.raises(InputError, match="particle 0: NaN"):
+        reduce(LocalExecutor(2), work(folder, 640, "tests.unit.test_reduction:fail_first"))
+    names = [info.url for info in list_objects(folder)]
+    assert f"{folder}/unit_00001_0123456789abcdef.npz" in names
+    time.sleep(0.6)
+    assert [info.url for info in list_objects(folder)] == names
 
 
 def test_bad_input_ends_the_run_even_then(folder: str) -> None:
