@@ -162,7 +162,7 @@ class _Reduction:
             self._merged += 1
 
     def _fail(self, error: TomoburstError) -> None:
-        """End with ``error``: at once, or after the units in this process, which would write after the end otherwise."""
+        """End with ``error``: at once, or after the units in this process, which would still write otherwise."""
         if not isinstance(self._executor, LocalExecutor):
             raise error
         self._error = self._error or error
