@@ -92,24 +92,17 @@ class RunRecord:
                 self._look()
                 self._remove_partial_results()
                 yield
-            except (UsageError, InputError):
-                if self._is_removable:
+            except (UsageError, InputError, Preempted) as error:
+                self._give_way()
+                if self._is_removable and not isinstance(error, Preempted):
                     self._remove_traces(self._lease)
-                raise
-            except Preempted:
-                if objects.exists(self._layout.finished):  # by the driver that has taken over: this one left units
-                    self._remove_work(lambda url: url == self._layout.finished)
                 raise
             if self.result is not None:
                 self._end(self._lease)
 
     def is_ours(self) -> bool:
         """Whether no other driver has taken over."""
-        try:
-            self._lease.check()
-        except Preempted:
-            return False
-        return True
+        return not self._lease.is_lost()
 
     def begin(self, particles: int) -> None:
         """Write the manifest of a new run of so many particles, which is known to be able to work.
@@ -277,6 +270,12 @@ class RunRecord:
             return True
         is_state = url in (self._layout.state(number), self._layout.commit(number))
         return is_state and number > committed - STATES_KEPT
+
+    def _give_way(self) -> None:
+        """Raise `Preempted` when another driver has taken over: it removes what this one may just have missed."""
+        if self._lease.is_lost() and objects.exists(self._layout.finished):
+            self._remove_work(lambda url: url == self._layout.finished)  # units that this one made too late
+        self._lease.check()
 
     def _end(self, lease: DriverLease) -> None:
         """Leave of the work of a finished run only the mark that it is finished."""

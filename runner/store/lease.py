@@ -88,13 +88,18 @@ class DriverLease:
         self._thread = threading.Thread(target=self._keep_alive, name="tomoburst-heartbeat", daemon=True)
         self._thread.start()
 
+    def is_lost(self) -> bool:
+        """Whether another driver has taken the run over, or has even finished it and tidied up."""
+        own, later = (_name(self._layout, number, "json") for number in (self.number, self.number + 1))
+        return objects.exists(later) or not objects.exists(own)
+
     def check(self) -> None:
-        """Raise `Preempted` when another driver has taken the run over, or a finished run was tidied up.
+        """Raise `Preempted` when the run `is_lost`.
 
         To be asked before each commit. What is committed between this answer and the commit by a driver that was cut
         off does no harm: commits are conditional creates of content that follows from the run alone.
         """
-        if self._is_lost():
+        if self.is_lost():
             raise Preempted(
                 f"{self._layout.prefix}: another driver has taken this run over from this one ({self.driver}), whose "
                 "heartbeat stood still; nothing is lost, this one stops"
@@ -106,8 +111,10 @@ class DriverLease:
         self._thread.join()
         if tidy:
             objects.delete([each.url for each in objects.list_objects(self._layout.drivers)])
-        else:
+        elif objects.exists(_name(self._layout, self.number, "json")):
             objects.write_bytes(_name(self._layout, self.number, "released"), b"{}\n")
+        else:  # another driver has finished the run and tidied up
+            objects.delete([_name(self._layout, self.number, "alive")])
 
     def __enter__(self) -> Self:
         return self
@@ -120,10 +127,6 @@ class DriverLease:
         # A store that does not answer keeps no driver waiting for long: without a heartbeat the claim lapses.
         with contextlib.suppress(StorageError):
             self.release()
-
-    def _is_lost(self) -> bool:
-        own, later = (_name(self._layout, number, "json") for number in (self.number, self.number + 1))
-        return objects.exists(later) or not objects.exists(own)
 
     def _keep_alive(self) -> None:
         beats = 0

@@ -185,6 +185,21 @@ def test_a_second_driver_goes_while_the_first_one_works(folder: Path, capsys: py
         process.communicate()
 
 
+def test_a_driver_that_stood_still_is_followed_and_does_no_harm_when_it_wakes(folder: Path) -> None:
+    expected = uninterrupted(CLASSES)
+    process = start(MAIN, CLASSES)
+    wait_for("out/run_work/it001/commit.json", process)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        assert cli.run(CLASSES) == 0
+    finally:
+        process.send_signal(signal.SIGCONT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == PREEMPTED, error
+    assert "another driver has taken this run over" in error
+    assert_same(written(), expected)
+
+
 def test_a_finished_run_says_so_and_names_its_results(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(CLASSES) == 0
     before = written() | {"log": Path("out/run_events.jsonl").read_bytes()}

@@ -143,6 +143,29 @@ def test_a_driver_that_was_cut_off_commits_nothing(layout: RunLayout, committed:
     objects.delete([f"{layout.drivers}/000002.json"])
 
 
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_driver_that_was_cut_off_takes_what_it_misses_for_the_work_of_another_one(
+    is_finished: bool, layout: RunLayout, heard: Heard
+) -> None:
+    record = open_record(heard)
+    with pytest.raises(Preempted, match="taken this run over"):
+        cut_off_and_fail(record, layout, is_finished)
+    assert objects.exists(layout.manifest)
+    assert objects.exists(layout.commit(0)) is not is_finished
+
+
+def cut_off_and_fail(record: RunRecord, layout: RunLayout, is_finished: bool) -> None:
+    """A driver whose successor commits, or even finishes, and which then misses a unit."""
+    with record.driving():
+        record.begin(40)
+        objects.write_bytes(f"{layout.drivers}/000002.json", b"{}")
+        objects.write_bytes(layout.state(0), b"")
+        objects.write_bytes(layout.commit(0), b"")
+        if is_finished:
+            objects.write_bytes(layout.finished, b"")
+        raise InputError("unit_00000_ab.npz: no such file")
+
+
 def test_a_finished_run_leaves_its_end_and_nothing_else(layout: RunLayout, heard: Heard) -> None:
     record = open_record(heard)
     with record.driving():
