@@ -365,15 +365,16 @@ def data_blocks(table: ParticleTable, poses: PoseState, scored: bool = True) -> 
 
 
 def _assigned(table: ParticleTable, poses: PoseState, scored: bool) -> Columns:
-    columns: Columns = {"rlnGroupNumber": [format_int(index + 1) for index in table.group_index]}
+    columns: Columns = {"rlnGroupNumber": [format_int(index + 1) for index in table.group_index.tolist()]}
     for labels, values in ((ANGLES, poses.angles_deg), (ORIGINS, poses.origins_angst)):
-        columns.update({label: [format_float(value) for value in values[:, axis]] for axis, label in enumerate(labels)})
-    columns["rlnClassNumber"] = [format_int(value) for value in poses.class_number]
-    columns["rlnNormCorrection"] = [format_float(value) for value in poses.norm_correction]
+        for label, column in zip(labels, values.T.tolist(), strict=True):
+            columns[label] = [format_float(value) for value in column]
+    columns["rlnClassNumber"] = [format_int(value) for value in poses.class_number.tolist()]
+    columns["rlnNormCorrection"] = [format_float(value) for value in poses.norm_correction.tolist()]
     if np.any(poses.random_subset > 0):
-        columns["rlnRandomSubset"] = [format_int(value) for value in poses.random_subset]
+        columns["rlnRandomSubset"] = [format_int(value) for value in poses.random_subset.tolist()]
     if scored:
-        columns["rlnLogLikeliContribution"] = [format_float(value) for value in poses.log_likelihood]
-        columns["rlnMaxValueProbDistribution"] = [format_float(value) for value in poses.pmax]
-        columns["rlnNrOfSignificantSamples"] = [format_int(value) for value in poses.significant_samples]
+        columns["rlnLogLikeliContribution"] = [format_float(value) for value in poses.log_likelihood.tolist()]
+        columns["rlnMaxValueProbDistribution"] = [format_float(value) for value in poses.pmax.tolist()]
+        columns["rlnNrOfSignificantSamples"] = [format_int(value) for value in poses.significant_samples.tolist()]
     return columns

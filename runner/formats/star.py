@@ -22,6 +22,7 @@ _PLAIN = re.compile(r"[!$-&(-~\s]*", re.ASCII)  # neither quotes nor comments
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf)", re.IGNORECASE)
 _RESERVED = re.compile(r"""data_|loop_|save_|stop_|global_|[_#;"'$]""", re.IGNORECASE)
+SLICE = 10_000
 
 
 @dataclass
@@ -186,9 +187,16 @@ def _format_block(block: StarBlock) -> str:
         lines = "".join(f"_{label.ljust(width)}{_cell(values[0], 0)}\n" for label, values in block.columns.items())
         return f"{head}{lines} \n"
     labels = "".join(f"_{label} #{index} \n" for index, label in enumerate(block.columns, start=1))
-    columns = [[_cell(value, string_width=10) for value in values] for values in block.columns.values()]
-    rows = "".join(f"{' '.join(row)} \n" for row in zip(*columns, strict=True))
+    rows = "".join(_rows(block, range(start, start + SLICE)) for start in range(0, len(block), SLICE))
     return f"{head}loop_ \n{labels}{rows} \n"
+
+
+def _rows(block: StarBlock, rows: range) -> str:
+    """Some rows of a loop: the cells of a million rows would take gigabytes."""
+    columns = [
+        [_cell(value, string_width=10) for value in values[rows.start : rows.stop]] for values in block.columns.values()
+    ]
+    return "".join(f"{' '.join(row)} \n" for row in zip(*columns, strict=True))
 
 
 def _cell(value: str, string_width: int) -> str:
