@@ -75,21 +75,28 @@ def given(folder: Path, lowest_shell: int = -1, gpu: bool = False) -> Expectatio
     )
 
 
+def written(url: str, what: ExpectationInput) -> str:
+    """Digest of an input that is written."""
+    digest, end = write_input(url, what)
+    end.result()
+    return digest
+
+
 def test_an_input_comes_back_with_the_transforms_of_its_references(folder: Path, tmp_path: Path) -> None:
-    written = given(folder)
-    digest = write_input(f"{tmp_path}/input.npz", written)
+    first = given(folder)
+    digest = written(f"{tmp_path}/input.npz", first)
     opened = find_input(f"{tmp_path}/input.npz", digest, Device())
-    assert pack(opened.given) == pack(written)
-    for model, references in zip(opened.models, written.references, strict=True):
+    assert pack(opened.given) == pack(first)
+    for model, references in zip(opened.models, first.references, strict=True):
         expected = reference_rft(references[0], 2, 6).astype(np.complex64)
         np.testing.assert_array_equal(model.references_rft[0], expected)
     assert find_input(f"{tmp_path}/input.npz", digest, Device()) is opened
-    assert write_input(f"{tmp_path}/again.npz", given(folder)) == digest
-    assert write_input(f"{tmp_path}/other.npz", given(folder, lowest_shell=2)) != digest
+    assert written(f"{tmp_path}/again.npz", given(folder)) == digest
+    assert written(f"{tmp_path}/other.npz", given(folder, lowest_shell=2)) != digest
 
 
 def test_low_shells_are_left_out_of_the_comparison(folder: Path, tmp_path: Path) -> None:
-    digest = write_input(f"{tmp_path}/input.npz", given(folder, lowest_shell=2))
+    digest = written(f"{tmp_path}/input.npz", given(folder, lowest_shell=2))
     transform = find_input(f"{tmp_path}/input.npz", digest, Device()).models[0].references_rft[0]
     centre = transform.shape[0] // 2
     assert not transform[centre, centre, : 2 * 2 + 1].any()
@@ -101,7 +108,7 @@ def test_a_worker_without_a_gpu_ends_the_run(folder: Path, tmp_path: Path, monke
         raise RuntimeError("GPU 0 cannot compute")
 
     monkeypatch.setattr(inputs, "cuda_backend", no_gpu)
-    digest = write_input(f"{tmp_path}/input.npz", given(folder, gpu=True))
+    digest = written(f"{tmp_path}/input.npz", given(folder, gpu=True))
     with pytest.raises(UsageError, match=r"--gpu: GPU 0 cannot compute on .*; give every worker a GPU"):
         find_input(f"{tmp_path}/input.npz", digest, Device())
 
