@@ -108,7 +108,7 @@ class DriverLease:
     def release(self, *, tidy: bool = False) -> None:
         """Stop the heartbeat and let the next driver begin at once; ``tidy`` removes every trace of all drivers."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(BEAT_SECONDS)  # a beat that waits for a store which does not answer is not waited for
         if tidy:
             objects.delete([each.url for each in objects.list_objects(self._layout.drivers)])
         elif objects.exists(_name(self._layout, self.number, "json")):
