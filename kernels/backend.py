@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,20 @@ import numpy as np
 import scipy.fft
 
 from kernels.clock import Clock
+
+
+class Scratch:
+    """Large arrays of one work unit, filled again and again: new memory would take as long as what fills it."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Any] = {}
+
+    def empty(self, purpose: str, shape: tuple[int, ...], dtype: np.dtype[Any], xp: Any) -> Any:
+        """An array with any content, whose memory was that of the last one for the same purpose."""
+        size = math.prod(shape)
+        if purpose not in self._held or self._held[purpose].size < size:
+            self._held[purpose] = xp.empty(size, dtype=dtype)
+        return self._held[purpose][:size].reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -21,7 +36,7 @@ class Backend:
     real : dtype of bulk real arrays; ``complex`` is the matching complex dtype.
     memory_bytes : budget for the temporary arrays of one work unit.
     device : number of the GPU; 0 on the CPU.
-    clock : what the time of the work unit is counted with; a unit takes one of its own.
+    clock, scratch : what the time of a work unit is counted with, and arrays that it uses again; a unit has its own.
     """
 
     xp: Any
@@ -31,6 +46,7 @@ class Backend:
     memory_bytes: int
     device: int = 0
     clock: Clock = field(default_factory=Clock, compare=False, repr=False)
+    scratch: Scratch = field(default_factory=Scratch, compare=False, repr=False)
 
     @property
     def complex(self) -> np.dtype[Any]:
@@ -41,6 +57,10 @@ class Backend:
     def is_cpu(self) -> bool:
         """Whether arrays are NumPy arrays."""
         return self.xp is np
+
+    def reused(self, purpose: str, *shape: int) -> Any:
+        """A real array to be filled, valid until the next one for the same purpose."""
+        return self.scratch.empty(purpose, shape, self.real, self.xp)
 
     def activate(self) -> None:
         """Make the calling thread use this device; threads start with GPU 0."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from kernels.accumulators import Accumulators
 from kernels.back_projection import Inserted
-from kernels.backend import Backend
+from kernels.backend import Backend, Scratch
 from kernels.candidates import (
     Candidates,
     coarse_translations_px,
@@ -31,7 +31,15 @@ from kernels.likelihood import Assignment, FloatArray, Mask, Model, Particle, Ru
 from kernels.orientations import matrix_to_euler
 from kernels.posterior import Significant, significant, winner
 from kernels.preparation import PreparedParticle, prepare
-from kernels.scores import Terms, coarse_scores, correlation_terms, fine_scores, likelihood_terms, slices
+from kernels.scores import (
+    Terms,
+    coarse_scores,
+    correlation_terms,
+    fine_scores,
+    likelihood_terms,
+    room_for_references,
+    slices,
+)
 from kernels.statistics import ClassPoints, accumulate
 
 IntArray = npt.NDArray[np.int64]
@@ -68,7 +76,7 @@ def expectation(
     DegenerateParticleError
         No pose of a particle has a finite weight (NaN voxels, an empty CTF volume, a reference of another grey scale).
     """
-    backend = replace(backend, clock=Clock() if clock is None else clock)
+    backend = replace(backend, clock=Clock() if clock is None else clock, scratch=Scratch())
     clock = backend.clock
     clock.count("particles", len(particles))
     sums = Accumulators.zeros(
@@ -213,6 +221,7 @@ def _second_pass(
             matrices = candidates.matrices(search, rows, search.oversampling)
             shifts = fine_translations_px(search, model, columns, search.oversampling)
         with backend.clock.stage("second_pass"):
+            rotated = room_for_references(f"references of class {k}", matrices, model.fine_size, backend)
             fine = fine_scores(
                 terms,
                 model.references_rft[int(k)],
@@ -223,9 +232,11 @@ def _second_pass(
                 search.cross_correlation,
                 model,
                 backend,
+                rotated,
             )
         direction = np.repeat(candidates.direction[rows], matrices.shape[1])
-        rotated = fine.rotated if model.fine_size == model.current_size else None
+        if model.fine_size != model.current_size:
+            rotated = None
         evaluated.append((int(k), matrices.reshape(-1, 3, 3), shifts.reshape(-1, 3), direction, fine, rotated))
         log_weights.append(log_prior[mine][fine.parent] - fine.score)
     log_weight = np.concatenate(log_weights)

@@ -25,8 +25,8 @@ from kernels.geometry import likelihood_shells
 from kernels.likelihood import FloatArray, Model
 from kernels.preparation import PreparedParticle
 from kernels.projection import sample
-from kernels.sphere import Sphere, shifted, sphere
-from kernels.trilinear import stacked_power
+from kernels.sphere import shifted, sphere
+from kernels.trilinear import summed_power
 
 IntArray = npt.NDArray[np.int64]
 
@@ -99,11 +99,11 @@ def correlation_terms(particle: PreparedParticle, model: Model, size: int, backe
     return Terms(gain * masked[flat] / backend.real.type(length or 1.0), gain * gain, 0.0)
 
 
-def power(rotated: Any, backend: Backend) -> Any:
-    """(n, n_f) squared amplitudes of stacked coefficients (n, 2, n_f)."""
+def weighted_power(rotated: Any, gains: Any, backend: Backend) -> Any:
+    """(n, n_p) squared amplitudes of stacked coefficients (n, 2, n_f), summed with the weights ``gains`` (n_p, n_f)."""
     if backend.is_cpu:
-        return stacked_power(rotated)
-    return backend.xp.square(rotated).sum(axis=1)
+        return summed_power(rotated, gains)
+    return backend.xp.square(rotated).sum(axis=1) @ gains.T
 
 
 def _score(norm: Any, cross: Any, cross_correlation: bool, xp: Any) -> Any:
@@ -137,13 +137,17 @@ def coarse_scores(
     cross, norm = xp.zeros(shape, dtype=backend.real), xp.zeros(shape[:3], dtype=backend.real)
     for chosen, lines in points.blocks(COEFFICIENTS_PER_BLOCK):
         frequencies = points.frequencies_xyz[:, chosen]
-        images = xp.stack([shifted(term.cross[chosen], shifts_px, points, model.box, backend, lines) for term in terms])
+        length = chosen.stop - chosen.start
+        images = backend.reused("images", shape[0], shape[3], 2, length)
+        for p, term in enumerate(terms):
+            shifted(term.cross[chosen], shifts_px, points, model.box, backend, lines, images[p])
         images = images.reshape(shape[0] * shape[3], -1).T
-        gains = xp.stack([term.norm[chosen] for term in terms]).T
+        gains = xp.stack([term.norm[chosen] for term in terms])
         for k, reference in enumerate(model.references_rft):
             for r in slices(len(matrices), COARSE_ROWS_PER_BLOCK):
-                rotated = sample(reference, matrices[r], frequencies, model.pad, backend)
-                norm[:, k, r] += (power(rotated, backend) @ gains).T
+                rotated = backend.reused("rotated", r.stop - r.start, 2, length)
+                sample(reference, matrices[r], frequencies, model.pad, backend, rotated)
+                norm[:, k, r] += weighted_power(rotated, gains, backend).T
                 product = rotated.reshape(len(rotated), -1) @ images
                 cross[:, k, r] += product.reshape(-1, shape[0], shape[3]).swapaxes(0, 1)
                 backend.clock.count("gemm_flops", 2 * product.size * images.shape[0])
@@ -159,14 +163,12 @@ class FinePoints:
     ----------
     parent : index of the coarse point; row : index into the fine orientations; column : into the fine translations.
     score : to be minimised, without the particle's constant.
-    rotated : the rotated references (U * 8**q, 2, n_b) of every block of coefficients, where they fit the memory.
     """
 
     parent: IntArray
     row: IntArray
     column: IntArray
     score: FloatArray
-    rotated: list[Any] | None
 
 
 def fine_scores(
@@ -179,6 +181,7 @@ def fine_scores(
     cross_correlation: bool,
     model: Model,
     backend: Backend,
+    rotated: list[Any] | None = None,
 ) -> FinePoints:
     """Scores of the children of significant coarse points of one class.
 
@@ -187,6 +190,7 @@ def fine_scores(
     matrices : (U, 8**q, 3, 3) children of the coarse orientations that occur; shifts_px : (V, 8**q, 3) of the
         translations.
     pairs : (m,) indices into U and into V, one entry per significant coarse point.
+    rotated : where the rotated references are kept (:func:`room_for_references`).
 
     Notes
     -----
@@ -195,7 +199,6 @@ def fine_scores(
     each other.
     """
     orientation, translation = pairs
-    rotated = _room_for_references(matrices, sphere(size), backend)
     order = np.lexsort((translation, orientation))
     ordered = orientation[order]
     parts = []
@@ -211,27 +214,28 @@ def fine_scores(
             cross_correlation,
             model,
             backend,
-            rotated and [part[block] for part in rotated],
+            block.start * matrices.shape[1],
+            rotated,
         )
         row = backend.xp.asarray(orientation[points] - block.start)
         score = backend.to_host(table[row, :, backend.xp.asarray(column), :])
         backend.clock.count("comparisons", score.size)
         parts.append(_expand(points, orientation[points], translation[points], score))
-    parent, row, column, score = (np.concatenate(field) for field in zip(*parts, strict=True))
-    return FinePoints(parent, row, column, score, rotated and [part.reshape(-1, *part.shape[2:]) for part in rotated])
+    return FinePoints(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 
 
-def _room_for_references(matrices: FloatArray, points: Sphere, backend: Backend) -> list[Any] | None:
-    """Empty (U, 8**q, 2, n_b) for every block of coefficients, or None when half the memory budget does not hold them.
+def room_for_references(purpose: str, matrices: FloatArray, size: int, backend: Backend) -> list[Any] | None:
+    """Arrays (U * 8**q, 2, n_b) for every block of coefficients; None when half the memory budget does not hold them.
 
-    Whether references are kept or sampled again changes nothing but the time.
+    Whether the references of a second pass are kept or sampled again changes nothing but the time.
     """
-    count = len(matrices) * matrices.shape[1]
+    count, points = len(matrices) * matrices.shape[1], sphere(size)
     if 2 * count * len(points) * backend.real.itemsize > backend.memory_bytes // 2:
         return None
-    blocks = points.blocks(COEFFICIENTS_PER_BLOCK)
-    shape = (*matrices.shape[:2], 2)
-    return [backend.xp.empty((*shape, chosen.stop - chosen.start), dtype=backend.real) for chosen, _ in blocks]
+    return [
+        backend.reused(f"{purpose}, block {number}", count, 2, chosen.stop - chosen.start)
+        for number, (chosen, _) in enumerate(points.blocks(COEFFICIENTS_PER_BLOCK))
+    ]
 
 
 def _expand(points: IntArray, orientation: IntArray, translation: IntArray, score: Any) -> tuple[Any, Any, Any, Any]:
@@ -252,21 +256,26 @@ def _block_scores(
     cross_correlation: bool,
     model: Model,
     backend: Backend,
-    keep: list[Any] | None,
+    first: int,
+    rotated: list[Any] | None,
 ) -> Any:
-    """(U, 8**q, V, 8**q) scores of a block of orientations with a block of translations; references go to ``keep``."""
+    """(U, 8**q, V, 8**q) scores of a block of orientations, ``first`` the index of its first one, and translations."""
     xp, points = backend.xp, sphere(size)
     shape = (*matrices.shape[:2], *shifts_px.shape[:2])
     turned, moves = matrices.reshape(-1, 3, 3), shifts_px.reshape(-1, 3)
     norm = xp.zeros(len(turned), dtype=backend.real)
     cross = xp.zeros((len(turned), len(moves)), dtype=backend.real)
     for number, (chosen, lines) in enumerate(points.blocks(COEFFICIENTS_PER_BLOCK)):
-        out = None if keep is None else keep[number].reshape(len(turned), 2, -1)
-        rotated = sample(reference, turned, points.frequencies_xyz[:, chosen], model.pad, backend, out)
-        images = shifted(terms.cross[chosen], moves, points, model.box, backend, lines)
-        norm += power(rotated, backend) @ terms.norm[chosen]
-        backend.clock.count("fine_flops", 2 * rotated.size * len(moves))
-        cross += rotated.reshape(len(turned), -1) @ images.reshape(len(moves), -1).T
+        if rotated is None:
+            turned_rft = backend.reused("rotated", len(turned), 2, chosen.stop - chosen.start)
+        else:
+            turned_rft = rotated[number][first : first + len(turned)]
+        sample(reference, turned, points.frequencies_xyz[:, chosen], model.pad, backend, turned_rft)
+        images = backend.reused("images", len(moves), 2, chosen.stop - chosen.start)
+        shifted(terms.cross[chosen], moves, points, model.box, backend, lines, images)
+        norm += weighted_power(turned_rft, terms.norm[chosen][None], backend)[:, 0]
+        backend.clock.count("fine_flops", 2 * turned_rft.size * len(moves))
+        cross += turned_rft.reshape(len(turned), -1) @ images.reshape(len(moves), -1).T
     return _score(norm, cross, cross_correlation, xp).reshape(shape)
 
 

@@ -98,7 +98,13 @@ def phase_tables(shifts_xyz_px: Any, size: int, box: int) -> tuple[Any, Any, Any
 
 
 def shifted(
-    values: Any, shifts_xyz_px: Any, points: Sphere, box: int, backend: Backend, lines: slice = slice(None)
+    values: Any,
+    shifts_xyz_px: Any,
+    points: Sphere,
+    box: int,
+    backend: Backend,
+    lines: slice = slice(None),
+    out: Any = None,
 ) -> Any:
     """Transforms of a particle under many translations, stacked for matrix products.
 
@@ -106,22 +112,29 @@ def shifted(
     ----------
     values : (n_b,) complex coefficients of the lines ``lines`` of ``points``.
     shifts_xyz_px : (T, 3) host array.
+    out : where the result is put, otherwise a new array.
 
     Returns
     -------
     (T, 2, n_b) real array of the backend: ``values * exp(-2 pi i k . s / box)``, real and imaginary parts.
     """
     with backend.clock.stage("shift"):
-        return _shifted(values, shifts_xyz_px, points, box, backend, lines)
+        return _shifted(values, shifts_xyz_px, points, box, backend, lines, out)
 
 
-def _shifted(values: Any, shifts_xyz_px: Any, points: Sphere, box: int, backend: Backend, lines: slice) -> Any:
+def _shifted(
+    values: Any, shifts_xyz_px: Any, points: Sphere, box: int, backend: Backend, lines: slice, out: Any
+) -> Any:
     x, y, z = phase_tables(shifts_xyz_px, points.size, box)
     chosen = points.lines[lines]
     begin, end = int(chosen[0, 0]), int(chosen[-1].sum())
     if not backend.is_cpu:
-        return _shifted_arrays(values, x, y, z, points.frequencies_xyz[:, begin:end], backend)
-    stacked = np.empty((len(x), 2, end - begin), dtype=backend.real)
+        moved = _shifted_arrays(values, x, y, z, points.frequencies_xyz[:, begin:end], backend)
+        if out is None:
+            return moved
+        out[...] = moved
+        return out
+    stacked = np.empty((len(x), 2, end - begin), dtype=backend.real) if out is None else out
     starts = np.column_stack([chosen[:, 0] - begin, chosen[:, 1], *points.frequencies_xyz[1:, chosen[:, 0]]])
     along_x = np.stack([x.real, x.imag]).astype(backend.real)
     _shift_lines(np.stack([values.real, values.imag]).astype(backend.real), along_x, y, z, starts, stacked)

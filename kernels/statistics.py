@@ -133,12 +133,14 @@ def _back_project(
     for number, (chosen, lines) in enumerate(points.blocks(COEFFICIENTS_PER_BLOCK)):
         frequencies = points.frequencies_xyz[:, chosen]
         ones = backend.xp.ones(frequencies.shape[1], dtype=backend.complex)
-        phases = shifted(ones, part.shifts_px[columns], points, model.box, backend, lines)
+        phases = backend.reused("images", len(columns), 2, frequencies.shape[1])
+        shifted(ones, part.shifts_px[columns], points, model.box, backend, lines, phases)
         for block in slices(len(rows), ROWS_PER_BLOCK):
             matrices = part.matrices[rows[block]]
             if part.rotated is None:
                 reference, which = model.references_rft[part.class_index], np.arange(len(matrices))
-                rotated = sample(reference, matrices, frequencies, model.pad, backend)
+                rotated = backend.reused("rotated", len(matrices), 2, frequencies.shape[1])
+                sample(reference, matrices, frequencies, model.pad, backend, rotated)
             else:
                 rotated, which = part.rotated[number], rows[block]
             with backend.clock.stage("insert"):

@@ -276,11 +276,14 @@ def add_packed(packed: Any, data: Any, weight: Any) -> None:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def stacked_power(stacked: Any) -> Any:
-    """(n, n_f) squared amplitudes of stacked coefficients (n, 2, n_f)."""
-    power = np.empty((stacked.shape[0], stacked.shape[2]), dtype=stacked.dtype)
+def summed_power(stacked: Any, gains: Any) -> Any:
+    """(n, m) squared amplitudes of stacked coefficients (n, 2, n_f), summed with the weights ``gains`` (m, n_f)."""
+    sums = np.empty((stacked.shape[0], gains.shape[0]), dtype=stacked.dtype)
     for n in range(stacked.shape[0]):
-        re, im, here = stacked[n, 0], stacked[n, 1], power[n]
-        for f in range(len(here)):
-            here[f] = re[f] * re[f] + im[f] * im[f]
-    return power
+        re, im = stacked[n, 0], stacked[n, 1]
+        for m in range(gains.shape[0]):
+            gain, total = gains[m], stacked.dtype.type(0)
+            for f in range(len(re)):
+                total += gain[f] * (re[f] * re[f] + im[f] * im[f])
+            sums[n, m] = total
+    return sums

@@ -22,6 +22,7 @@ from kernels.scores import (
     inverse_noise,
     likelihood_terms,
     predicted_gain,
+    room_for_references,
 )
 from kernels.sphere import sphere
 
@@ -192,6 +193,7 @@ def test_fine_scores_of_any_set_of_pairs_are_those_of_the_full_table(
     pairs = np.argwhere(rng.uniform(size=(20, 6)) < 0.3)
     rows, row = np.unique(pairs[:, 0], return_inverse=True)
     columns, column = np.unique(pairs[:, 1], return_inverse=True)
+    room = room_for_references("references", matrices[rows], SIZE, backend)
     fine = fine_scores(
         terms,
         model().references_rft[1],
@@ -202,6 +204,7 @@ def test_fine_scores_of_any_set_of_pairs_are_those_of_the_full_table(
         cross_correlation,
         model(),
         backend,
+        room,
     )
     table = coarse_scores(
         [terms],
@@ -217,12 +220,12 @@ def test_fine_scores_of_any_set_of_pairs_are_those_of_the_full_table(
     assert np.array_equal(fine.row // 2, row[fine.parent])
     assert np.array_equal(fine.column // 4, column[fine.parent])
     assert len(set(zip(fine.parent, fine.row, fine.column, strict=True))) == len(fine.score)
-    assert (fine.rotated is None) == (memory_bytes == 1)
-    if fine.rotated is not None:
+    assert (room is None) == (memory_bytes == 1)
+    if room is not None:
         again = sample(
             model().references_rft[1], matrices[rows].reshape(-1, 3, 3), sphere(SIZE).frequencies_xyz, PAD, DOUBLE
         )
-        np.testing.assert_array_equal(np.concatenate(fine.rotated, axis=2), again)
+        np.testing.assert_array_equal(np.concatenate(room, axis=2), again)
 
 
 def test_single_precision_scores_stay_close():
