@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+import time
 from dataclasses import asdict, dataclass, replace
 
 from threadpoolctl import threadpool_limits
@@ -70,9 +71,10 @@ class Plan:
     Attributes
     ----------
     units, chunk, levels : work units of an iteration, particles of a chunk, levels of the tree that merges sums.
+    begin_seconds : before the first iteration: imports, kernels loaded, noise spectra.
     seconds : expected, with ``fastest`` and ``slowest`` for sharper and flatter posteriors and half and twice the
         iterations at one sampling; costs : of these three, in the currency of the price, None without one.
-    read_bytes, written_bytes, written_objects : of the whole run; peak_bytes : of the process, expected and at most.
+    read_bytes, written_bytes, written_objects : of the whole run; peak_bytes : of the process, also with flat posteriors.
     floors : of one device; rate_flops : of its products, as measured or as given.
     """
 
@@ -83,6 +85,7 @@ class Plan:
     devices: int
     kinds: list[PlannedKind]
     iterations: int
+    begin_seconds: float
     seconds: float
     fastest: float
     slowest: float
@@ -131,13 +134,14 @@ def make_plan(config: PlanConfig, events: Events) -> Plan:
         backend = _backend(config, events)
         expected = list(expected_kinds(config, data, assumed))
         load_kernels(config, *expected[-1], backend)
+        start_seconds = time.process_time()
         base_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # before anything of the data's size
         floors = measure_floors(backend)
         rate = config.rate * 1e9 if config.rate > 0 else floors.product_flops
         timing = Timing(config, data, backend, floors.product_flops / rate)
         work = _Work(data, config, backend.memory_bytes, base_bytes)
         kinds = [work.planned(kind, timing.rates(kind, search)) for kind, search in expected]
-    return _summed(config, work, kinds, floors, rate, _stated(config, head, assumed))
+    return _summed(config, work, kinds, start_seconds, floors, rate, _stated(config, head, assumed))
 
 
 class _Work:
@@ -174,7 +178,7 @@ class _Work:
         )
 
     def _memory(self, kind: Kind, sharp: Sharpness) -> Memory:
-        return memory(self.data, kind, sharp, self._device, self.chunk, self._base_bytes)
+        return memory(self.data, kind, sharp, self._device, self.units, self.chunk, self._base_bytes)
 
 
 def _backend(config: PlanConfig, events: Events) -> Backend:
@@ -191,17 +195,19 @@ def _summed(
     config: PlanConfig,
     work: _Work,
     kinds: list[PlannedKind],
+    start_seconds: float,
     floors: Floors,
     rate_flops: float,
     assumptions: list[str],
 ) -> Plan:
     """The plan of all iterations together."""
+    begin = start_seconds + kinds[0].stages["prepare"]  # for the first noise spectra particles are prepared too
     times = [each.kind.iterations for each in kinds]
     repeated = [config.auto_refine and count > 1 for count in times]
     fewest = [max(1, count // 2) if again else count for count, again in zip(times, repeated, strict=True)]
     most = [2 * count if again else count for count, again in zip(times, repeated, strict=True)]
     seconds, fastest, slowest = (
-        sum(count * getattr(each, name) for count, each in zip(counts, kinds, strict=True))
+        begin + sum(count * getattr(each, name) for count, each in zip(counts, kinds, strict=True))
         for counts, name in ((times, "seconds"), (fewest, "fastest"), (most, "slowest"))
     )
     price = config.price_per_hour * work.devices / 3600
@@ -217,6 +223,7 @@ def _summed(
         devices=work.devices,
         kinds=kinds,
         iterations=sum(times),
+        begin_seconds=begin,
         seconds=seconds,
         fastest=fastest,
         slowest=slowest,

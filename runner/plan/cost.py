@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runner.plan.units import FAN_IN
+
 REAL, COMPLEX = 4, 8
 """Bytes of a number of the E-step; sums are kept in twice the precision."""
 
@@ -235,12 +237,17 @@ COPIES_OF_A_RESULT = 3
 """The sums of a unit, and its object while it is put together and while it is written."""
 
 
-def memory(data: Data, kind: Kind, sharp: Sharpness, device: Device, chunk: int, base_bytes: int) -> Memory:
+REMEMBERED_BYTES = 2**30
+"""Results of units that a process remembers until they are merged (`runner.refinement.result`)."""
+
+
+def memory(data: Data, kind: Kind, sharp: Sharpness, device: Device, units: int, chunk: int, base_bytes: int) -> Memory:
     """Predict the resident memory of one process.
 
     Parameters
     ----------
-    chunk : particles that a unit reads and computes at a time; base_bytes : of the process before it read anything.
+    units : of the iteration; chunk : particles that a unit reads and computes at a time; base_bytes : of the process
+        before it has read anything.
     """
     each = accumulator_bytes(kind.classes, data.groups, kind.directions, data.box, kind.grid)
     grids = kind.halves * kind.classes * grid_voxels(kind.grid)
@@ -251,7 +258,8 @@ def memory(data: Data, kind: Kind, sharp: Sharpness, device: Device, chunk: int,
     blocks = block_bytes(kind, sharp, device.memory_bytes, chunk)
     gathered = kind.classes * grid_voxels(kind.grid) * GATHER_NUMBERS * REAL
     thread = prepared + max(blocks + each + gathered + result, COPIES_OF_A_RESULT * result)
-    held = base_bytes + references
+    waiting = FAN_IN if units > FAN_IN else min(units, device.per_process)
+    held = base_bytes + references + min(REMEMBERED_BYTES, waiting * result)
     return Memory(
         accumulators=kind.halves * each,
         references=references,
@@ -259,14 +267,20 @@ def memory(data: Data, kind: Kind, sharp: Sharpness, device: Device, chunk: int,
         blocks=blocks,
         result=COPIES_OF_A_RESULT * result,
         expectation=held + result + device.per_process * thread,
-        maximization=held
+        maximization=base_bytes
+        + references
         + kind.halves * each
-        + min(device.per_process, kind.halves) * RECONSTRUCTION_ARRAYS * 8 * kind.grid**3,
+        + min(device.per_process, kind.halves) * _reconstruction_bytes(data, kind),
     )
 
 
-RECONSTRUCTION_ARRAYS = 8
-"""Arrays of P^3 double numbers that a reconstruction holds at its peak."""
+ARRAYS_OF_THE_GRID, ARRAYS_OF_THE_BOX = 9, 3
+"""Arrays of double numbers that a reconstruction holds at its peak: P^3 for the weights, or the padded box."""
+
+
+def _reconstruction_bytes(data: Data, kind: Kind) -> int:
+    padded = round((kind.grid - 3) / kind.current_size * data.box)
+    return 8 * max(ARRAYS_OF_THE_GRID * kind.grid**3, ARRAYS_OF_THE_BOX * padded**3)
 
 
 def _transformed_bytes(data: Data, kind: Kind) -> int:

@@ -53,7 +53,7 @@ def _totals(plan: dict[str, Any]) -> list[str]:
     products, here = plan["rate_flops"] / 1e9, floors["product_flops"] / 1e9
     lines = [
         f"time     {seconds} ({fastest} to {slowest}) for {plan['iterations']} iterations on {plan['devices']} at once",
-        f"memory   {usual} (up to {flat}) in the process",
+        f"memory   {usual} ({flat} where posteriors are flat) in the process",
         f"store    {read} read, {written} written in {plan['written_objects']} objects",
         f"device   {products:.3g} GFLOP/s in products of matrices",
         f"machine  this one, now: {here:.3g} GFLOP/s, {floors['bandwidth_bytes'] / 1e9:.3g} GB/s of memory",

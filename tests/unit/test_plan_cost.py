@@ -34,6 +34,7 @@ from runner.plan.cost import (
 )
 from runner.plan.expected import Assumptions
 from runner.planning.kinds import expected_kinds
+from runner.refinement import result as unit_results
 from runner.refinement.result import packed_sums
 
 DATA = Data(particles=40, groups=3, box=32, voxel_size_angst=10.0, volume_bytes=4 * 32**3 + 1024, ctf_bytes=100.0)
@@ -202,12 +203,25 @@ def test_memory_grows_with_threads_and_holds_what_it_is_made_of():
     _, kind = problem(local=True)
     kind = replace(kind, orientations=100, halves=2)
     one, four = (
-        memory(DATA, kind, Sharpness(5, 2, 20), Device(n, 2**30, n), chunk=10, base_bytes=10**8) for n in (1, 4)
+        memory(DATA, kind, Sharpness(5, 2, 20), Device(n, 2**30, n), units=4, chunk=10, base_bytes=10**8)
+        for n in (1, 4)
     )
     assert four.expectation - one.expectation > 2 * (one.prepared + one.blocks)
     assert one.expectation > 10**8 + one.references + one.prepared + one.blocks
     assert one.peak == max(one.expectation, one.maximization)
     assert one.accumulators == 2 * accumulator_bytes(1, 3, kind.directions, 32, kind.grid)
+
+
+def test_results_of_units_wait_in_memory_for_their_node_of_the_tree():
+    _, kind = problem(local=True)
+    kind, device = replace(kind, orientations=100, halves=2), Device(1, 2**30)
+    few, many, most = (
+        memory(DATA, kind, Sharpness(5, 2, 20), device, units=units, chunk=10, base_bytes=0) for units in (16, 17, 1000)
+    )
+    result = result_bytes(1, 2, 3, kind.directions, 32, kind.grid)
+    assert many.expectation - few.expectation == 15 * result
+    assert most == many
+    assert cost.REMEMBERED_BYTES == unit_results.RESULT_BYTES
 
 
 def test_time_follows_units_that_are_dealt_out_whole():
