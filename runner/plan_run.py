@@ -74,7 +74,7 @@ class Plan:
     begin_seconds : before the first iteration: imports, kernels loaded, noise spectra.
     seconds : expected, with ``fastest`` and ``slowest`` for sharper and flatter posteriors and half and twice the
         iterations at one sampling; costs : of these three, in the currency of the price, None without one.
-    read_bytes, written_bytes, written_objects : of the whole run; peak_bytes : of the process, also with flat posteriors.
+    read_bytes, written_bytes, written_objects : of the whole run; peak_bytes : of the process, and if they are flat.
     floors : of one device; rate_flops : of its products, as measured or as given.
     """
 
