@@ -9,9 +9,10 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from kernels.backend import cpu_backend, cuda_backend
+from kernels.backend import Backend, cpu_backend, cuda_backend
 from runner.plan.config import RefineConfig
-from runner.refinement.run import _backend
+from runner.refinement.inputs import open_backend
+from runner.refinement.run import _computing
 from runner.report.events import Event, Events, Noted, Warned
 from tests.unit import strict_device
 
@@ -81,6 +82,15 @@ class Machine:
 
 def config(**changes: object) -> RefineConfig:
     return RefineConfig(i="p.star", o="OUT/run", ref="r.mrc", **changes)
+
+
+def _backend(given: RefineConfig, events: Events) -> Backend:
+    """The device that a run in this process computes on."""
+    open_backend.cache_clear()
+    computing, device = _computing(given, events, in_process=True)
+    backend = open_backend(computing, device)
+    open_backend.cache_clear()
+    return backend
 
 
 def test_without_gpu_nothing_is_looked_for_and_every_thread_has_its_memory():
