@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 ERRORS = {"500": "InternalError", "503": "SlowDown", "429": "TooManyRequests"}
+REFUSALS = {"501": "NotImplemented"}  # never by chance, only by `FaultyProxy.force`
 BEFORE = (*ERRORS, "reset", "timeout")  # the request does not reach the store
 AFTER = ("lost", "500-after")  # the store has done it, the client does not learn so
 READS = ("truncate", "slow")  # of bodies of GET
@@ -114,8 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self.server.fault_of(self.command, self.path)
-        if fault in ERRORS:
-            self._answer(int(fault), [], _error(ERRORS[fault]))
+        if code := (ERRORS | REFUSALS).get(fault):
+            self._answer(int(fault), [], _error(code))
             return
         if fault in ("reset", "timeout"):
             time.sleep(self.server.hang if fault == "timeout" else 0.0)

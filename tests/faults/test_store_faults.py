@@ -109,6 +109,17 @@ def test_answers_that_say_no_are_not_questioned(quiet: Bucket) -> None:
     assert objects.request_counts()["retries"] == 0
 
 
+def test_a_store_that_cannot_remove_many_at_once(quiet: Bucket) -> None:
+    urls = [f"{quiet.url}/{index}" for index in range(3)]
+    for url in urls:
+        objects.write_bytes(url, b"1")
+    quiet.proxy.force("501", 1, "POST")
+    objects.delete(urls)
+    assert quiet.proxy.counts["501"] == 1
+    assert [objects.basename(info.url) for info in objects.list_objects(quiet.url)] == ["x"]
+    assert objects.request_counts()["retries"] == 0
+
+
 def test_a_stale_listing_does_not_hide_an_object(quiet: Bucket) -> None:
     assert len(objects.list_objects(quiet.url)) == 1
     objects.write_bytes(f"{quiet.url}/new", b"1")
