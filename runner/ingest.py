@@ -258,7 +258,7 @@ def _tasks(plan: _Plan, url: str, settings: IngestSettings) -> Iterator[Task]:
         for chunk in range(layout.chunks(array)):
             rows = [rows_of[index] for index in layout.rows(array, chunk)]
             spec = {
-                "store": _anywhere(url),
+                "store": objects.absolute(url),
                 "array": array,
                 "chunk": chunk,
                 "layout": asdict(layout),
@@ -273,15 +273,12 @@ def _volume(table: ParticleTable, array: str, row: int) -> dict[str, Any]:
     optics = table.optics[table.optics_index[row]]
     volume = {"row": row, "group": optics.group, "squared": optics.ctf_squared}
     if array == "particles":
-        return {**volume, "url": _anywhere(table.image_urls[row]), "where": table.describe(row)}
+        url = table.image_urls[row]
+        return {**volume, "url": objects.absolute(url), "name": url, "where": table.describe(row)}
     assert table.ctf_urls is not None
     url = table.ctf_urls[row]
-    return {**volume, "url": _anywhere(url), "where": f"{table.describe(row)}, rlnCtfImage {url}"}
-
-
-def _anywhere(url: str) -> str:
-    """A URL that a worker understands whose working directory is another one."""
-    return str(objects.local_path(url).absolute()) if objects.is_local(url) else url
+    where = f"{table.describe(row)}, rlnCtfImage {url}"
+    return {**volume, "url": objects.absolute(url), "name": url, "where": where}
 
 
 def ingest_chunk(spec: dict[str, Any]) -> dict[str, Any]:
@@ -324,8 +321,8 @@ def _read(layout: Layout, array: str, entry: dict[str, Any]) -> npt.NDArray[np.f
         greatest = float(np.abs(volume).max())
         if greatest > float(np.finfo(layout.dtype).max):
             raise InputError(f"{entry['where']}: values up to {greatest:.4g} do not fit into float16; store float32")
-    except InputError as error:
-        return error
+    except InputError as error:  # names the file as the run does, so that the reason is the same whoever reads it
+        return InputError(str(error).replace(entry["url"], entry["name"]))
     return volume
 
 

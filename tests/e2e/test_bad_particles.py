@@ -224,6 +224,26 @@ def test_no_particle_left_is_an_error(folder: Path) -> None:
         refine(CONFIG)
 
 
+def test_worker_processes_set_the_same_particles_aside(folder: Path) -> None:
+    spoil_with_nan(folder)
+    spoil = folder / name_of(BAD + 3)
+    spoil.write_bytes(spoil.read_bytes()[:-100])
+    alone, told = refine(CONFIG)
+    elsewhere, told_there = refine(replace(CONFIG, workers=2))
+    assert [event.row for event in told] == [event.row for event in told_there] == [BAD + 1, BAD + 4]
+    assert alone == {name: data for name, data in elsewhere.items() if "run_particles.zarr/" not in name}
+
+
+def test_a_run_that_is_gone_on_with_sets_them_aside_again(folder: Path) -> None:
+    spoil_with_nan(folder)
+    refine(replace(CONFIG, iter=1))
+    run_refine(RefineConfig(continue_="out/run_it001_optimiser.star", iter=2, on_bad_particle="skip"), Events())
+    listed = read_star("out/run_ct1_bad_particles.star").blocks["particles"].columns
+    assert listed["rlnImageName"] == [name_of(BAD)]
+    groups = read_star("out/run_ct1_it002_model.star").blocks["model_groups"].columns
+    assert sum(map(int, groups["rlnGroupNrParticles"])) == N - 1
+
+
 def test_the_log_names_each_particle_once(folder: Path) -> None:
     spoil_with_nan(folder)
     refine(CONFIG)
