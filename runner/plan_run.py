@@ -19,6 +19,7 @@ from kernels.backend import Backend, cpu_backend, cuda_backend
 from kernels.floors import Floors, measure_floors
 from runner.formats.particle_head import ParticleHead, read_particle_head
 from runner.plan.cost import (
+    BLURRED,
     EXPECTED,
     FLATTEST,
     SHARPEST,
@@ -29,6 +30,7 @@ from runner.plan.cost import (
     Operations,
     Rates,
     Sharpness,
+    expected_sharpness,
     memory,
     operations,
     stage_seconds,
@@ -164,7 +166,7 @@ class _Work:
             found = operations(self.data, kind, sharp, self.units, self.chunks)
             return stage_seconds(found, kind, rates, self.devices, self.units)
 
-        expected = EXPECTED[kind.local]
+        expected = expected_sharpness(kind)
         stages = seconds(expected)
         return PlannedKind(
             kind=kind,
@@ -250,6 +252,11 @@ def _stated(config: PlanConfig, head: ParticleHead, assumed: Assumptions) -> lis
             f"{where} searches: {usual.orientations} significant coarse orientations a particle and {usual.retained} "
             f"back-projected fine ones; the range is for {SHARPEST.orientations} and {SHARPEST.retained} to "
             f"{flat.orientations} and {flat.retained}"
+        )
+    if not config.firstiter_cc:
+        first = BLURRED[True]
+        lines.append(
+            f"a local first iteration from a blurred reference: {first.orientations} and {first.retained} of them"
         )
     if config.ctf and head.looked_at < head.particles:
         lines.append(f"CTF volumes are shared as among the first {head.looked_at} particles")

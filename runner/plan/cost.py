@@ -67,6 +67,7 @@ class Kind:
     coarse_size, current_size : images of the first and of the second pass, voxels; coarse_coefficients,
         fine_coefficients : how many numbers of a half transform these compare.
     grid : edge P of the padded references and sums at ``current_size``.
+    first : the first iteration of a run, which compares with the given reference.
     local : each particle has orientations of its own; otherwise rotated references serve all particles of a unit.
     """
 
@@ -88,6 +89,7 @@ class Kind:
     grid: int
     classes: int = 1
     halves: int = 1
+    first: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,17 @@ class Sharpness:
 
 EXPECTED = {False: Sharpness(2, 1, 4), True: Sharpness(5, 2, 20)}
 """By whether searches are local; medians of refinements of `docs/plan.md`, and the extremes seen there below."""
+BLURRED = {False: Sharpness(2, 1, 4), True: Sharpness(50, 3, 150)}
+"""The same for a first iteration by likelihood, from a reference that was low-pass filtered."""
 SHARPEST = Sharpness(1, 1, 1)
 FLATTEST = {False: Sharpness(20, 4, 60), True: Sharpness(100, 6, 300)}
+
+
+def expected_sharpness(kind: Kind) -> Sharpness:
+    """What is expected of the posteriors in one kind of iteration."""
+    if kind.cross_correlation:
+        return SHARPEST
+    return (BLURRED if kind.first else EXPECTED)[kind.local]
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ def _kind(config: RefineConfig, data: Data, policy: SchedulePolicy, step: Step) 
         grid=padded_size(schedule.current_size // 2, config.pad),
         classes=config.K,
         halves=2 if config.split_random_halves else 1,
+        first=step.first,
     )
     return kind, Search(grid, offsets, sampling.offset_step_angst / data.voxel_size_angst, sigmas)
 

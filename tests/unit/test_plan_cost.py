@@ -157,6 +157,13 @@ def test_what_is_known_of_the_posterior_decides_the_second_pass():
     assert operations(DATA, replace(kind, oversampling=0), Sharpness(5, 2, 20), 4, 4).fine_flops == 0
 
 
+def test_the_first_iteration_from_a_blurred_reference_is_the_flattest():
+    first, later = kinds(RefineConfig(healpix_order=4, sigma_ang=5.0, iter=3, ini_high=60))
+    assert cost.expected_sharpness(first).retained > 5 * cost.expected_sharpness(later).retained
+    by_correlation, _ = kinds(RefineConfig(healpix_order=4, sigma_ang=5.0, iter=3, ini_high=60, firstiter_cc=True))
+    assert cost.expected_sharpness(by_correlation) == cost.SHARPEST
+
+
 def test_rotated_references_of_a_global_search_are_shared_by_the_unit():
     _, kind = problem(local=False)
     kind = replace(kind, orientations=100, halves=2)
