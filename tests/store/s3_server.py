@@ -152,6 +152,7 @@ def start(*, with_parent: bool) -> S3Server:
         raise NoServer("no S3 server is installed: python -m tests.store.s3_server install (root, Debian)")
     if os.geteuid() != 0:
         raise NoServer("the S3 server of the tests is started by root")
+    _remove_remains(root)
     port, monitor_port = _free_ports(2)
     name, access_key, secret_key = (uuid.uuid4().hex for _ in range(3))
     state = root / "srv" / name
@@ -179,6 +180,21 @@ def start(*, with_parent: bool) -> S3Server:
     return server
 
 
+def _remove_remains(root: Path) -> None:
+    """Remove the state of servers that ended with a killed test session, an hour ago or more."""
+    running = b" ".join(_command_line(process) for process in Path("/proc").glob("[0-9]*"))
+    for state in (root / "srv").iterdir():
+        if state.name.encode() not in running and time.time() - state.stat().st_mtime > 3600:
+            shutil.rmtree(state, ignore_errors=True)
+
+
+def _command_line(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:  # it has ended meanwhile
+        return b""
+
+
 def _free_ports(number: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
@@ -200,10 +216,14 @@ def main(command: str) -> None:
     remembered = cache() / "s3-server.json"
     if command == "install":
         print(install())
+    elif command == "start" and remembered.exists():
+        raise NoServer(f"a server is there already, see {remembered}: stop it first")
     elif command == "start":
         server = start(with_parent=False)
         remembered.write_text(json.dumps(asdict(server)))
         print("\n".join(f"export {name}={value}" for name, value in server.environment.items()))
+    elif command == "stop" and not remembered.exists():
+        raise NoServer("no server was started")
     elif command == "stop":
         S3Server(**json.loads(remembered.read_text())).stop()
         remembered.unlink()
