@@ -167,12 +167,13 @@ class _Work:
             return stage_seconds(found, kind, rates, self.devices, self.units)
 
         expected = expected_sharpness(kind)
+        flattest = replace(FLATTEST[kind.local], orientations=kind.orientations)  # of a unit one such particle counts
         stages = seconds(expected)
         return PlannedKind(
             kind=kind,
             operations=operations(self.data, kind, expected, self.units, self.chunks),
-            memory=self._memory(kind, expected),
-            flattest_bytes=self._memory(kind, replace(FLATTEST[kind.local], orientations=kind.orientations)).peak,
+            memory=self._memory(kind, flattest if expected == BLURRED[True] else expected),
+            flattest_bytes=self._memory(kind, flattest).peak,
             stages=stages,
             seconds=sum(stages.values()),
             fastest=sum(seconds(SHARPEST).values()),
