@@ -13,6 +13,7 @@ from runner.plan.config import ReconstructConfig, RefineConfig
 from runner.plan.execution_config import SchedulerConfig, WorkerConfig
 from runner.plan.flags import Flag, flags_of
 from runner.plan.ingest_config import IngestConfig
+from runner.plan.plan_config import PlanConfig
 from runner.plan.relion_flags import (
     RECONSTRUCT_IGNORED,
     RECONSTRUCT_REFUSED,
@@ -20,6 +21,7 @@ from runner.plan.relion_flags import (
     REFINE_REFUSED,
     Ignored,
 )
+from runner.plan.report_config import ReportConfig
 from runner.plan.simulate_config import DemoConfig, SimulateConfig
 from runner.plan.store_config import StoreConfig
 
@@ -63,6 +65,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "flags of refine": lambda: flag_table(flags_of(RefineConfig)),
     "ignored by refine": lambda: ignored_table(REFINE_IGNORED),
     "refused by refine": lambda: refused_table(REFINE_REFUSED),
+    "flags of plan": lambda: flag_table(flag for flag in flags_of(PlanConfig) if flag not in flags_of(RefineConfig)),
+    "flags of report": lambda: flag_table(flags_of(ReportConfig)),
     "flags of reconstruct": lambda: flag_table(flags_of(ReconstructConfig)),
     "ignored by reconstruct": lambda: ignored_table(RECONSTRUCT_IGNORED),
     "refused by reconstruct": lambda: refused_table(RECONSTRUCT_REFUSED),
