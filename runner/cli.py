@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -230,13 +231,33 @@ def cancel(
     typer.echo(cancel_run(prefix))
 
 
+STOP_AGAIN_SECONDS = 0.5
+
+
 class _Stopped(BaseException):
     """SIGTERM, on its way through code that turns exceptions into other ones."""
 
 
 def _stop(*_: object) -> None:
+    """End the command by an exception, and see to it that it gets through.
+
+    Where the interpreter is called by C (a finaliser, a callback of the compiler) an exception is told of and dropped:
+    it does not live on then, and another one is raised. One that lives is on its way and is left alone.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb what the first one puts in order
-    raise _Stopped
+    stopped = _Stopped()
+    alive = weakref.ref(stopped)
+
+    def again(*_: object) -> None:
+        if alive() is None:
+            _stop()
+
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, STOP_AGAIN_SECONDS, STOP_AGAIN_SECONDS)
+    try:
+        raise stopped
+    finally:
+        del stopped  # this frame, which the traceback keeps, must not keep it alive
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -257,6 +278,7 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         return _fail(error.format_message(), error.exit_code)
     except (Exception, _Stopped) as error:  # noqa: BLE001
+        signal.setitimer(signal.ITIMER_REAL, 0)
         return _fail(*_failure(error))
     if code == EXIT_INTERRUPTED:  # Typer turns Ctrl-C into this code
         return _fail(*_failure(KeyboardInterrupt()))

@@ -284,3 +284,33 @@ def test_help_imports_no_numerics() -> None:
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "LOADED set()" in printed.stdout, printed.stderr
+
+
+def test_a_stop_that_a_finaliser_swallows_gets_through() -> None:
+    program = """
+import os, signal, time
+from runner import cli
+
+class Deaf:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):
+            pass
+
+def work(*_, **__):
+    Deaf()
+    try:
+        time.sleep(100)
+    finally:
+        time.sleep(3 * cli.STOP_AGAIN_SECONDS)  # what is put in order meanwhile is not disturbed
+        print("in order", flush=True)
+
+cli.app = work
+cli.main(["version"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(cli.__file__).parents[1], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 75, done.stderr
+    assert done.stdout == "in order\n"
+    assert "Exception ignored" in done.stderr
