@@ -97,8 +97,8 @@ def ensure_ingested(
         raise InputError(_difference(url, plan, contents.layout.dtype, contents.sha256["star"]))
     else:
         events.note(f"{url}: these particles are already there and are used")
-    claim = objects.join(url, CLAIM)
-    objects.delete([each.url for each in objects.list_objects(objects.join(url, WORK)) if each.url != claim])
+        claim = objects.join(url, CLAIM)
+        objects.delete([each.url for each in objects.list_objects(objects.join(url, WORK)) if each.url != claim])
     store = ParticleStore(url, contents, cache)
     if store.bad and settings.on_bad_particle == "fail":
         reason = next(iter(store.bad.values()))
@@ -211,6 +211,7 @@ def _ingest(plan: _Plan, url: str, executor: Executor, events: Events, settings:
         other = stores.read_contents(url)
         if other is None or other.inputs != plan.digest:
             raise StorageError(f"{url}: other particles were ingested there at the same time; give another place")
+    objects.delete([objects.join(url, _mark(task)) for task in finished])  # by name: a listing may miss the newest
     return contents
 
 
@@ -249,6 +250,11 @@ def _write_index(plan: _Plan, url: str, finished: dict[str, dict[str, Any]]) -> 
 
 def _task_id(array: str, chunk: int) -> str:
     return f"{array}_{chunk:06d}"
+
+
+def _mark(task_id: str) -> str:
+    """Where a task notes that it is done, relative to the store."""
+    return f"{WORK}/{task_id}.json"
 
 
 def _tasks(plan: _Plan, url: str, settings: IngestSettings) -> Iterator[Task]:
@@ -305,8 +311,8 @@ def ingest_chunk(spec: dict[str, Any]) -> dict[str, Any]:
     data = stores.encode_chunk(layout, array, volumes)
     objects.write_bytes(stores.chunk_url(store_url, array, chunk), data)
     result = {"sha256": hashlib.sha256(data).hexdigest(), "bad": bad}
-    name = f"{WORK}/{_task_id(array, chunk)}.json"
-    objects.write_bytes(objects.join(store_url, name), json.dumps(result).encode())
+    mark = _mark(_task_id(array, chunk))
+    objects.write_bytes(objects.join(store_url, mark), json.dumps(result).encode())
     return result
 
 
