@@ -26,8 +26,8 @@ ALL = (*TRANSIENT, STALE)
 class FaultyProxy(ThreadingHTTPServer):
     """Forwards to ``upstream`` (host, port); a request fails with probability ``rate`` in one of the ways of ``kinds``.
 
-    ``counts`` holds how often each kind happened. `force` decides about coming requests instead of chance, until they
-    came or `end_force`.
+    Headers named in ``unknown`` (lower case) are left out, as by a store that does not know them. ``counts`` holds how
+    often each kind happened. `force` decides about coming requests instead of chance, until they came or `end_force`.
     """
 
     daemon_threads = True
@@ -46,6 +46,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.kinds = kinds
         self.rate = rate
         self.hang = hang  # seconds that a timeout lasts
+        self.unknown: set[str] = set()
         self.counts: collections.Counter[str] = collections.Counter()
         self.requests = 0
         self.listings: dict[str, tuple[int, list[tuple[str, str]], bytes]] = {}
@@ -140,7 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         if self.upstream is None:
             self.upstream = http.client.HTTPConnection(*self.server.upstream, timeout=60)
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("expect", "connection")}
+        left_out = {"expect", "connection", *self.server.unknown}
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in left_out}
         self.upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in headers.items():
             self.upstream.putheader(name, value)
