@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ settings.register_profile(
     "tomoburst", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("tomoburst")
+
+# A shell has its background jobs ignore SIGINT, and their children inherit that: tests interrupt theirs all the same.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def in_ci() -> bool:
