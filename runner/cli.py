@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
-from importlib.metadata import version as distribution_version
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -24,6 +23,7 @@ from typer.core import TyperCommand
 from runner.errors import Preempted, StorageError, TomoburstError
 from runner.plan.config import ReconstructConfig, RefineConfig
 from runner.plan.execution_config import SchedulerConfig, WorkerConfig
+from runner.plan.extract_config import ExtractConfig
 from runner.plan.flags import Flag, flags_of
 from runner.plan.ingest_config import IngestConfig
 from runner.plan.plan_config import PlanConfig
@@ -64,6 +64,8 @@ def _options(debug: bool = typer.Option(False, "--debug", help="Show the traceba
 @app.command()
 def version() -> None:
     """Print the version."""
+    from importlib.metadata import version as distribution_version
+
     typer.echo(f"tomoburst {distribution_version('tomoburst')}")
 
 
@@ -162,6 +164,7 @@ def _set_signature(command: Callable[..., None], flags: Sequence[Flag]) -> None:
 _METAVARS = {bool: "", int: "INT", float: "FLOAT"}
 
 add_command(SimulateConfig, "simulate", "Make subtomograms with known poses from a model, a map or a built-in shape.")
+add_command(ExtractConfig, "extract", "Cut subtomograms out of tomograms, at the positions of a STAR file.")
 add_command(IngestConfig, "ingest", "Put subtomograms into one particle store, from which runs read them fast.")
 add_command(
     ReconstructConfig,

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import fsspec
-
 from runner.errors import StorageError
 from runner.store.backend import Backend, FsspecBackend, LocalBackend
 from runner.store.retry import reason, retrying
@@ -83,6 +81,8 @@ def backend_of(url: str) -> tuple[Backend, str]:
         return LocalBackend(), str(local_path(url))
     if is_s3(url):
         return _s3_backend(), url.split("://", 1)[1]
+    import fsspec  # neither the local disk nor S3 comes here
+
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:

@@ -36,8 +36,9 @@ from runner.report.events import (
     WorkerLost,
 )
 from runner.report.logs import JsonLog, JsonStream, json_line, open_log
-from runner.report.progress import TerminalProgress, open_events, progress_sink
+from runner.report.progress import open_events, progress_sink
 from runner.report.table import print_table
+from runner.report.terminal import TerminalProgress
 from runner.store import retry
 
 STARTED = IterationStarted(
