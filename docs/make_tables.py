@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from runner.plan.config import ReconstructConfig, RefineConfig
 from runner.plan.execution_config import SchedulerConfig, WorkerConfig
+from runner.plan.extract_config import ExtractConfig
 from runner.plan.flags import Flag, flags_of
 from runner.plan.ingest_config import IngestConfig
 from runner.plan.plan_config import PlanConfig
@@ -70,6 +71,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "flags of reconstruct": lambda: flag_table(flags_of(ReconstructConfig)),
     "ignored by reconstruct": lambda: ignored_table(RECONSTRUCT_IGNORED),
     "refused by reconstruct": lambda: refused_table(RECONSTRUCT_REFUSED),
+    "flags of extract": lambda: flag_table(flags_of(ExtractConfig)),
     "flags of ingest": lambda: flag_table(flags_of(IngestConfig)),
     "flags of simulate": lambda: flag_table(flags_of(SimulateConfig)),
     "flags of demo": lambda: flag_table(flags_of(DemoConfig)),

@@ -31,7 +31,9 @@ class Volume:
 
 
 @dataclass(frozen=True)
-class _Header:
+class Header:
+    """What an MRC file holds: ``shape`` (z, y, x), type of its voxels, and the byte at which they start."""
+
     shape: tuple[int, int, int]
     voxel_size_angst: float
     dtype: np.dtype[np.generic]
@@ -46,8 +48,13 @@ def read_header(url: str) -> tuple[tuple[int, int, int], float]:
     InputError
         When the file is missing or not an MRC file.
     """
-    header = _parse_header(objects.read_bytes(url, 0, HEADER_BYTES), url)
+    header = read_layout(url)
     return header.shape, header.voxel_size_angst
+
+
+def read_layout(url: str) -> Header:
+    """What the map at ``url`` holds, from its first kilobyte; raises what `read_header` raises."""
+    return _parse_header(objects.read_bytes(url, 0, HEADER_BYTES), url)
 
 
 def read_mrc(url: str) -> Volume:
@@ -80,7 +87,7 @@ def parse_mrc(content: bytes, source: str) -> Volume:
     return Volume(data, header.voxel_size_angst)
 
 
-def _parse_header(content: bytes, source: str) -> _Header:
+def _parse_header(content: bytes, source: str) -> Header:
     if len(content) < HEADER_BYTES:
         raise InputError(f"{source}: {len(content)} bytes are no MRC file, its header alone has {HEADER_BYTES}")
     for order in ("<", ">"):
@@ -99,7 +106,7 @@ def _parse_header(content: bytes, source: str) -> _Header:
         raise InputError(f"{source}: axis order {axes} is not supported; rewrite the map with axis order 1, 2, 3")
     sampling = int(record["sampling"][0]) or shape_xyz[0]
     voxel_size = float(np.float64(record["cell"][0]) / sampling)
-    return _Header(
+    return Header(
         shape=(shape_xyz[2], shape_xyz[1], shape_xyz[0]),
         voxel_size_angst=voxel_size if np.isfinite(voxel_size) and voxel_size > 0 else 0.0,
         dtype=np.dtype(_DTYPES[mode]).newbyteorder(order),

@@ -148,7 +148,7 @@ def particle_block(star: StarFile, url: str) -> StarBlock:
     if "rlnImageName" not in block.columns:
         raise InputError(
             f"{url}: column rlnImageName is missing in data_{block.name}; "
-            "these are positions without volumes: extract 3D subtomograms first"
+            "these are positions without volumes: extract 3D subtomograms first (`tomoburst extract`)"
         )
     if not len(block):
         raise InputError(f"{url}: data_{block.name} holds no particles")

@@ -1,0 +1,1 @@
+"""Where subtomograms are cut: the tomograms that positions belong to, and the box of each position."""
