@@ -36,18 +36,27 @@ def forward(volume: Any, fft: Any = scipy.fft) -> Any:
     (..., n, n, n//2 + 1) complex array, divided by ``n**3``.
     """
     rft = fft.rfftn(volume, axes=(-3, -2, -1), norm="forward")
-    _move_origin(rft)
+    move_origin(rft)
     return rft
 
 
 def inverse(rft: Any, fft: Any = scipy.fft) -> Any:
     """Real volumes ``(..., n, n, n)`` of centred half transforms ``(..., n, n, n//2 + 1)``; not scaled."""
     moved = rft.copy()
-    _move_origin(moved)
+    move_origin(moved)
     return fft.irfftn(moved, s=(rft.shape[-2],) * 3, axes=(-3, -2, -1), norm="forward")
 
 
-def _move_origin(rft: Any) -> None:
+def inverse_in_place(rft: Any) -> Any:
+    """Real volume ``(n, n, n)`` of a half transform ``(n, n, n//2 + 1)``, not scaled, whose memory it takes to work in.
+
+    The same numbers as of ``scipy.fft.irfftn``, which would need room for one more transform.
+    """
+    rft = scipy.fft.ifftn(rft, axes=(0, 1), norm="forward", overwrite_x=True)
+    return scipy.fft.irfft(rft, n=rft.shape[0], axis=2, norm="forward", overwrite_x=True)
+
+
+def move_origin(rft: Any) -> None:
     """Multiply by :func:`centre_signs` in place; in an even box indices are as even or odd as their frequencies."""
     rft[..., 1::2, :, :] *= -1
     rft[..., 1::2, :] *= -1

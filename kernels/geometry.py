@@ -7,7 +7,7 @@ Source: RELION 3.1's conventions, verified by the parity tests.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -42,20 +42,20 @@ def half_frequencies(size: int) -> tuple[IntArray, IntArray, IntArray]:
     return full[:, None, None], full[None, :, None], np.arange(size // 2 + 1)[None, None, :]
 
 
-@cache
+@lru_cache(maxsize=6)  # image sizes grow with the resolution
 def squared_radius(size: int) -> IntArray:
     """``|k|^2`` of every stored coefficient of a half transform; shape :func:`half_shape`, int64."""
     kz, ky, kx = half_frequencies(size)
     return kz**2 + ky**2 + kx**2
 
 
-@cache
+@lru_cache(maxsize=6)
 def shells(size: int) -> IntArray:
     """Shell ``ROUND(|k|)`` of every stored coefficient, corners included (rule R2)."""
     return relion_round(np.sqrt(squared_radius(size)))
 
 
-@cache
+@lru_cache(maxsize=6)
 def likelihood_shells(size: int) -> IntArray:
     """Shells for the likelihood and noise sums (rule R1): ``-1`` for coefficients that are not counted.
 
@@ -82,7 +82,7 @@ def padded_size(r_max: int, pad: float) -> int:
     return 2 * (padded_radius(r_max, pad) + 1) + 1
 
 
-@cache
+@lru_cache(maxsize=2)  # grids grow with the resolution
 def padded_squared_radius(size: int) -> IntArray:
     """``|k|^2`` on a centred padded half grid of odd ``size`` P; shape ``(P, P, P//2 + 1)``."""
     centred = np.arange(size) - size // 2

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.fft
 from scipy.special import iv, jv
 
+from kernels.fourier import inverse_in_place
 from kernels.geometry import FloatArray, padded_radius, padded_squared_radius
 
 BLOB_RADIUS = 3.8
@@ -40,10 +41,13 @@ def blob_weights(size: int, field: float) -> FloatArray:
     """
     index = np.arange(size)
     position = np.where(index < size // 2, index, index - size).astype(np.float64)
-    radius2 = position[:, None, None] ** 2 + position[None, :, None] ** 2 + position[None, None, :] ** 2
-    entry = (np.sqrt(radius2) / field / TABLE_STEP).astype(np.int64)
+    weights = np.empty((size,) * 3)
     table = np.append(blob_table(), 0.0)
-    return np.asarray(table[np.minimum(entry, TABLE_ENTRIES)], dtype=np.float64)
+    for plane, z2 in zip(weights, position**2, strict=True):
+        radius2 = z2 + position[:, None] ** 2 + position[None, :] ** 2
+        entry = (np.sqrt(radius2) / field / TABLE_STEP).astype(np.int64)
+        plane[:] = table[np.minimum(entry, TABLE_ENTRIES)]
+    return weights
 
 
 def gridding_weights(weight_rft: FloatArray, box: int, pad: float, r_max: int, iterations: int = 10) -> FloatArray:
@@ -64,8 +68,12 @@ def gridding_weights(weight_rft: FloatArray, box: int, pad: float, r_max: int, i
     blob = blob_weights(size, box * pad)
     gridding: FloatArray = inside.astype(np.float64)
     for _ in range(iterations):
-        real = scipy.fft.irfftn(gridding * density, s=(size,) * 3, norm="forward", overwrite_x=True)
+        real = inverse_in_place((gridding * density).astype(np.complex128))
         real *= blob
-        convolved = np.abs(scipy.fft.rfftn(real, norm="forward", overwrite_x=True))
-        np.divide(gridding, np.maximum(convolved, SMALLEST_DENSITY), out=gridding, where=inside)
+        rft = scipy.fft.rfftn(real, norm="forward", overwrite_x=True)
+        del real  # at any time one array of the whole cube beside the blob
+        convolved = np.abs(rft)
+        del rft
+        np.maximum(convolved, SMALLEST_DENSITY, out=convolved)
+        np.divide(gridding, convolved, out=gridding, where=inside)
     return np.asarray(scipy.fft.fftshift(gridding, axes=(0, 1)), dtype=np.float64)

@@ -12,9 +12,8 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 
-from kernels.fourier import centre_signs
+from kernels.fourier import inverse_in_place, move_origin
 from kernels.geometry import FloatArray, padded_radius, padded_size, padded_squared_radius, relion_round
 from kernels.gridding import gridding_weights
 from kernels.masks import fill_background, soft_sphere
@@ -112,13 +111,19 @@ def reconstruct(
     -------
     (box, box, box) float64, z y x, corners masked and corrected for the interpolation.
     """
-    density = weight if tau2 is None else _regularised(weight, tau2, pad, r_max, tau2_fudge, minres_map)
-    density = density / normalise
+    density = weight.copy() if tau2 is None else _regularised(weight, tau2, pad, r_max, tau2_fudge, minres_map)
+    density /= normalise
     if gridding:
-        values = data / normalise * gridding_weights(density, box, pad, r_max, iterations)
+        factor = gridding_weights(density, box, pad, r_max, iterations)
+        del density
+        values = data / normalise
+        values *= factor
+        del factor
     else:
         values = data / normalise / _limited(density, pad, r_max)
-    volume = _real_space(values, box, pad)
+    grid = _wrapped(values, box, pad)
+    del values
+    volume = _real_space(grid, box, pad)
     sphere = soft_sphere(box, box / 2.0, MAP_EDGE_PX)
     corrected: FloatArray = fill_background(volume, sphere) / interpolation_correction(box, pad)
     return corrected
@@ -135,7 +140,9 @@ def _regularised(
     np.divide(1.0, PRIOR_WITHOUT_SIGNAL * weight, out=inverse, where=(prior <= 0.0) & (weight > SMALLEST_WEIGHT))
     np.divide(1.0, prior, out=inverse, where=prior > 0.0)
     inside = padded_squared_radius(size) < padded_radius(r_max, pad) ** 2
-    return weight + np.where(inside & (shell >= minres_map), inverse, 0.0)
+    inverse[~inside | (shell < minres_map)] = 0.0
+    inverse += weight
+    return inverse
 
 
 def _limited(density: FloatArray, pad: float, r_max: int) -> FloatArray:
@@ -151,8 +158,8 @@ def _limited(density: FloatArray, pad: float, r_max: int) -> FloatArray:
     return np.where((radius2 <= padded_radius(r_max, pad) ** 2) & (limited > 0.0), limited, np.inf)
 
 
-def _real_space(values: ComplexArray, box: int, pad: float) -> FloatArray:
-    """Inverse transform of a centred padded half grid, cut to the box; ``(box, box, box)``."""
+def _wrapped(values: ComplexArray, box: int, pad: float) -> ComplexArray:
+    """A centred padded half grid in the order of a transform of the padded box, with the phase origin in its centre."""
     size, padded = values.shape[0], int(relion_round(pad * box))
     padded += padded % 2
     radius = min(size // 2, padded // 2)
@@ -161,8 +168,14 @@ def _real_space(values: ComplexArray, box: int, pad: float) -> FloatArray:
     grid = np.zeros((padded, padded, padded // 2 + 1), dtype=np.complex128)
     source, x = kept + size // 2, np.arange(radius + 1)
     grid[np.ix_(kept % padded, kept % padded, x)] = values[np.ix_(source, source, x)]
-    grid *= centre_signs(padded)
-    volume = scipy.fft.irfftn(grid, s=(padded,) * 3, norm="forward", overwrite_x=True)
+    move_origin(grid)
+    return grid
+
+
+def _real_space(grid: ComplexArray, box: int, pad: float) -> FloatArray:
+    """Inverse transform of a padded box, which is overwritten, cut to the box; ``(box, box, box)``."""
+    padded = len(grid)
+    volume = inverse_in_place(grid)
     start = padded // 2 - box // 2
     return np.asarray(volume[(slice(start, start + box),) * 3] / pad**3, dtype=np.float64)
 

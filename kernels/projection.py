@@ -18,7 +18,7 @@ import numpy as np
 import scipy.fft
 
 from kernels.backend import Backend
-from kernels.fourier import centre_signs
+from kernels.fourier import move_origin
 from kernels.geometry import distance_from_centre, padded_radius, padded_size, padded_squared_radius, relion_round
 from kernels.trilinear import sample_tiles
 
@@ -49,7 +49,10 @@ def reference_rft(reference: Any, pad: float, r_max: int) -> Any:
     box = np.zeros((padded,) * 3)
     start = padded // 2 - size // 2
     box[(slice(start, start + size),) * 3] = corrected
-    rft = scipy.fft.rfftn(box, norm="forward") * (centre_signs(padded) * float(pad) ** 3)
+    rft = scipy.fft.rfftn(box, norm="forward")
+    del box
+    move_origin(rft)
+    rft *= float(pad) ** 3
     return _recentre(rft, r_max, pad)
 
 

@@ -7,7 +7,7 @@ those of the real or of the imaginary part, hence the factors of two.  Half tran
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -128,7 +128,7 @@ def initial_ssnr(tau2: FloatArray, sigma2_noise: FloatArray, count: IntArray, cl
     return ssnr
 
 
-@cache
+@lru_cache(maxsize=2)
 def padded_shells(size: int, pad: float) -> IntArray:
     """Shell ``ROUND(|k| / pad)`` of every coefficient of a padded half grid of odd ``size`` P; ``(P, P, P//2 + 1)``."""
     return relion_round(np.sqrt(padded_squared_radius(size)) / pad)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -57,7 +57,7 @@ class Sphere:
             first = last
 
 
-@cache
+@lru_cache(maxsize=6)  # image sizes grow with the resolution
 def sphere(size: int) -> Sphere:
     """Build the :class:`Sphere` of an even box ``size``."""
     flat = np.flatnonzero(squared_radius(size).ravel() <= (size // 2) ** 2)

@@ -19,6 +19,7 @@ from runner.refinement.inputs import (
     Opened,
     ParticleRows,
     Transform,
+    forget,
     open_backend,
     remember,
     with_transforms,
@@ -57,7 +58,7 @@ def run_expectation(
 
     Parameters
     ----------
-    transforms : of the references of each half, as the units make them from the maps.
+    transforms : of the references of each half, as the units make them from the maps; emptied, to free them.
     only_class : (n,) 0-based class to which a particle is restricted, -1 for all.
     done : hears of every finished unit.
 
@@ -70,13 +71,13 @@ def run_expectation(
     folder = run.folder(state.iteration)
     digest, written = write_input(f"{folder}/{INPUT}", given)
     if run.in_process:
-        backend = open_backend(run.computing, run.device)
-        models = [with_transforms(*each, backend) for each in zip(given.models, transforms, strict=True)]
-        remember(f"{folder}/{INPUT}", digest, Opened(given, models, run.particles, backend))
+        remember(f"{folder}/{INPUT}", digest, _opened(run, given, transforms))
     else:
         written.result()
+    transforms.clear()
     work = Work(UNIT, folder, digest, len(run.table), run.device, given.skip_bad)
     reduced = reduce_units(run.executor, work, done)
+    forget(f"{folder}/{INPUT}", digest)
     written.result()
     result = reduced.result
     for half in range(len(given.models)):
@@ -90,6 +91,13 @@ def run_expectation(
     for name, values in result.rows.items():
         getattr(poses, name)[rows] = values
     return Assigned(sums, poses, result.bad, reduced)
+
+
+def _opened(run: Run, given: ExpectationInput, transforms: list[list[Transform]]) -> Opened:
+    """The input as units of this process take it."""
+    backend = open_backend(run.computing, run.device)
+    models = [with_transforms(*each, backend) for each in zip(given.models, transforms, strict=True)]
+    return Opened(given, models, run.particles, backend)
 
 
 def _input(run: Run, state: RunState, schedule: ScheduleState, only_class: IntArray) -> ExpectationInput:

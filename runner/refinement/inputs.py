@@ -266,6 +266,11 @@ def remember(url: str, digest: str, opened: Opened | NoiseInput) -> None:
     _opened.put(f"{url} {digest}", opened)
 
 
+def forget(url: str, digest: str) -> None:
+    """Let go of an input whose units are done."""
+    _opened.pop(f"{url} {digest}")
+
+
 def find_input(url: str, digest: str, device: Device) -> Opened:
     """The input at ``url``, read and opened at most once in this process.
 

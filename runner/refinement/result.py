@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,7 @@ def unpacked_sums(half: int, sums: dict[str, Array], r_max: int, pad: float) -> 
     return Accumulators(**arrays)
 
 
-@cache
+@lru_cache(maxsize=2)
 def _ball(size: int) -> npt.NDArray[np.int64]:
     """Positions on a flat padded half grid (P, P, P//2 + 1) that trilinear insertion can reach.
 
