@@ -24,7 +24,6 @@ from runner.errors import Preempted, StorageError, TomoburstError
 from runner.plan.config import ReconstructConfig, RefineConfig
 from runner.plan.execution_config import SchedulerConfig, WorkerConfig
 from runner.plan.extract_config import ExtractConfig
-from runner.plan.extract_config import ExtractConfig
 from runner.plan.flags import Flag, flags_of
 from runner.plan.ingest_config import IngestConfig
 from runner.plan.plan_config import PlanConfig
@@ -165,7 +164,6 @@ def _set_signature(command: Callable[..., None], flags: Sequence[Flag]) -> None:
 _METAVARS = {bool: "", int: "INT", float: "FLOAT"}
 
 add_command(SimulateConfig, "simulate", "Make subtomograms with known poses from a model, a map or a built-in shape.")
-add_command(ExtractConfig, "extract", "Cut subtomograms out of tomograms, at the positions of a STAR file.")
 add_command(ExtractConfig, "extract", "Cut subtomograms out of tomograms, at the positions of a STAR file.")
 add_command(IngestConfig, "ingest", "Put subtomograms into one particle store, from which runs read them fast.")
 add_command(
