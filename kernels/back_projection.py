@@ -1,11 +1,12 @@
 """Back-projection: the retained orientations of a particle, summed over translations and inserted into the sums.
 
-On the CPU everything happens to one tile of coefficients after the other while it is in cache; on a device the same
-formulas are whole-array operations, which are the twin of the compiled kernel.
+On the CPU everything happens to one tile of coefficients after the other while it is in cache; on a device a kernel of
+its own sums and inserts (:mod:`kernels.cuda.insertion`).
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.backend import Backend
-from kernels.projection import insert
+from kernels.cuda.insertion import FixedPointSums
 from kernels.trilinear import add_packed, back_project_tiles
 
 IntArray = npt.NDArray[np.int64]
@@ -27,11 +28,13 @@ class Inserted:
     """What is inserted into the sums of one class, in place.
 
     On the CPU insertions are gathered on a grid of their own, in the precision of the values and with everything that
-    belongs to a point side by side; the sums (P, P, P//2 + 1) have it all after :meth:`finish`.
+    belongs to a point side by side; a GPU has sums of its own.  The sums (P, P, P//2 + 1) have it all after
+    :meth:`finish`.
     """
 
     def __init__(self, data: npt.NDArray[np.complex128], weight: FloatArray, backend: Backend) -> None:
         self.data, self.weight = data, weight
+        self.on_device = None if backend.is_cpu else FixedPointSums(data.shape, backend)
         self._packed = np.zeros((data.size if backend.is_cpu else 0, 4), dtype=backend.real)
         self._orientations = 0
 
@@ -42,9 +45,15 @@ class Inserted:
         self._orientations += orientations
         return self._packed
 
+    def particle(self, data: Any, weight: Any) -> AbstractContextManager[None]:
+        """Context in which a particle with the coefficients (n_f,) ``data`` and ``weight`` is inserted."""
+        return nullcontext() if self.on_device is None else self.on_device.particle(data, weight)
+
     def finish(self) -> None:
         """Add what is gathered to the sums."""
-        if self._orientations:
+        if self.on_device is not None:
+            self.on_device.add_to(self.data, self.weight)
+        elif self._orientations:
             add_packed(self._packed, self.data.reshape(-1).view(np.float64).reshape(-1, 2), self.weight.reshape(-1))
         self._orientations = 0
 
@@ -105,17 +114,17 @@ def back_project(
     totals : (3, n_f); ``sum_r w_r |A_r|^2`` and the real and imaginary parts of ``sum_r conj(A_r) G_r`` are added,
         with ``G_r = sum_t w(r, t) phase_t``.
     """
-    if not backend.is_cpu:
-        _back_project_arrays(
-            inserted, matrices, frequencies_xyz, pad, image, weights, phases, rotated, which, totals, backend
-        )
+    rotations = np.ascontiguousarray(np.swapaxes(matrices, -1, -2) * pad, dtype=backend.real)
+    points = np.ascontiguousarray(frequencies_xyz, dtype=backend.real)
+    if inserted.on_device is not None:
+        totals += inserted.on_device.back_project(rotations, points, image, weights, phases, rotated, which)
         return
     data, weight = image
     back_project_tiles(
         inserted.packed(len(matrices)).reshape(-1),
         inserted.data.shape[0],
-        np.ascontiguousarray(np.swapaxes(matrices, -1, -2) * pad, dtype=backend.real),
-        np.ascontiguousarray(frequencies_xyz, dtype=backend.real),
+        rotations,
+        points,
         np.stack([data.real, data.imag, weight]),
         weights.starts,
         weights.column,
@@ -125,35 +134,3 @@ def back_project(
         which,
         totals,
     )
-
-
-def _back_project_arrays(
-    inserted: Inserted,
-    matrices: FloatArray,
-    frequencies_xyz: Any,
-    pad: float,
-    image: tuple[Any, Any],
-    weights: PoseWeights,
-    phases: Any,
-    rotated: Any,
-    which: IntArray,
-    totals: FloatArray,
-    backend: Backend,
-) -> None:
-    """:func:`back_project` with whole-array operations; insertion itself is on the host."""
-    xp, (data, weight) = backend.xp, image
-    rotated, row_weight = rotated[xp.asarray(which)], xp.asarray(weights.totals())
-    row = np.repeat(np.arange(len(weights)), np.diff(weights.starts))
-    sparse = backend.sparse.csr_matrix(
-        (xp.asarray(weights.weight), (xp.asarray(row), xp.asarray(weights.column))), shape=(len(weights), len(phases))
-    )
-    moved = (sparse @ phases.reshape(len(phases), -1)).reshape(rotated.shape)
-    totals[0] += backend.to_host(row_weight @ xp.square(rotated).sum(axis=1))
-    totals[1] += backend.to_host((rotated * moved).sum(axis=(0, 1)))
-    totals[2] += backend.to_host((rotated[:, 0] * moved[:, 1] - rotated[:, 1] * moved[:, 0]).sum(axis=0))
-    values = xp.empty_like(moved)
-    values[:, 0] = data.real * moved[:, 0] - data.imag * moved[:, 1]
-    values[:, 1] = data.real * moved[:, 1] + data.imag * moved[:, 0]
-    each = row_weight[:, None] * weight[None, :]
-    values, each = backend.to_host(values), backend.to_host(each)
-    insert(inserted.data, inserted.weight, matrices, frequencies_xyz, values, each, pad)

@@ -32,7 +32,7 @@ class Backend:
 
     Attributes
     ----------
-    xp, fft, sparse : CuPy and its twins of scipy.fft and scipy.sparse; NumPy, scipy.fft and None on the CPU.
+    xp, fft : CuPy and its twin of scipy.fft; NumPy and scipy.fft on the CPU.
     real : dtype of bulk real arrays; ``complex`` is the matching complex dtype.
     memory_bytes : budget for the temporary arrays of one work unit.
     device : number of the GPU; 0 on the CPU.
@@ -41,7 +41,6 @@ class Backend:
 
     xp: Any
     fft: Any
-    sparse: Any
     real: np.dtype[Any]
     memory_bytes: int
     device: int = 0
@@ -74,7 +73,7 @@ class Backend:
 
 def cpu_backend(precision: str = "float32", memory_bytes: int = 2 << 30) -> Backend:
     """NumPy with ``precision`` ``float32`` or ``float64``."""
-    return Backend(np, scipy.fft, None, np.dtype(precision), memory_bytes)
+    return Backend(np, scipy.fft, np.dtype(precision), memory_bytes)
 
 
 def cuda_backend(precision: str = "float32", *, device: int = 0, reserved_bytes: int = 0, units: int = 1) -> Backend:
@@ -94,7 +93,6 @@ def cuda_backend(precision: str = "float32", *, device: int = 0, reserved_bytes:
     try:
         import cupy
         import cupyx.scipy.fft
-        import cupyx.scipy.sparse
     except ImportError as error:
         raise RuntimeError(f"CuPy cannot be imported ({error})") from error
     if not cupy.is_available():
@@ -114,4 +112,4 @@ def cuda_backend(precision: str = "float32", *, device: int = 0, reserved_bytes:
     if reserved_bytes:
         cupy.get_default_memory_pool().set_limit(size=usable)
     budget = usable // 2 // max(1, units)
-    return Backend(cupy, cupyx.scipy.fft, cupyx.scipy.sparse, np.dtype(precision), budget, device)
+    return Backend(cupy, cupyx.scipy.fft, np.dtype(precision), budget, device)

@@ -5,8 +5,7 @@ with rotation matrix ``A`` at frequency ``k`` is the reference at ``A^-1 k * pad
 with negative x are reached through Friedel symmetry.  Source: Scheres, J.
 Struct. Biol. 180, 519 (2012).
 
-The compiled kernels serve the CPU; the ``*_arrays`` functions are the same mathematics for any array module and their
-twins in the tests.
+The compiled kernels serve the CPU; on a GPU their twins of ``kernels/cuda/estep.cu`` do.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import numpy as np
 import scipy.fft
 
 from kernels.backend import Backend
+from kernels.cuda.launch import launch
 from kernels.fourier import move_origin
 from kernels.geometry import distance_from_centre, padded_radius, padded_size, padded_squared_radius, relion_round
 from kernels.trilinear import sample_tiles
@@ -94,14 +94,13 @@ def sample(reference: Any, matrices: Any, frequencies_xyz: Any, pad: float, back
 def _sample(reference: Any, matrices: Any, frequencies_xyz: Any, pad: float, backend: Backend, out: Any) -> Any:
     rotations = np.ascontiguousarray(np.swapaxes(matrices, -1, -2) * pad, dtype=backend.real)
     points = np.ascontiguousarray(frequencies_xyz, dtype=backend.real)
-    if not backend.is_cpu:
-        sampled = sample_arrays(reference, backend.xp.asarray(rotations), backend.xp.asarray(points), backend.xp)
-        if out is None:
-            return sampled
-        out[...] = sampled
-        return out
+    count, length = len(rotations), points.shape[1]
     if out is None:
-        out = np.empty((len(rotations), 2, points.shape[1]), dtype=backend.real)
+        out = backend.xp.empty((count, 2, length), dtype=backend.real)
+    if not backend.is_cpu:
+        placed = [backend.xp.asarray(each) for each in (rotations, points)]
+        launch("sample", count * length, (reference, reference.shape[0], *placed, count, length, out), backend)
+        return out
     sample_tiles(reference.reshape(-1).view(backend.real), reference.shape[0], rotations, points, out)
     return out
 
@@ -149,41 +148,3 @@ def _insert(data: Any, weight: Any, rotations: Any, points: Any, values: Any, we
                     data[z + k, y + j, x + 1] += far * value
                     weight[z + k, y + j, x] += near * w
                     weight[z + k, y + j, x + 1] += far * w
-
-
-def _taps(rotations: Any, points: Any, size: int, xp: Any) -> tuple[Any, list[tuple[Any, Any]]]:
-    """Sign of the imaginary part ``(n, n_f)`` and the eight ``(flat index, trilinear weight)`` pairs of every point."""
-    position = xp.einsum("nij,jf->inf", rotations, points)
-    sign = xp.where(position[0] < 0, -1, 1).astype(points.dtype)
-    position = position * sign
-    corner = xp.floor(position)
-    fraction = position - corner
-    x, y, z = corner.astype(np.int64) + xp.asarray([0, size // 2, size // 2]).reshape(3, 1, 1)
-    taps = []
-    for k in range(2):
-        for j in range(2):
-            for i in range(2):
-                part = [fraction[a] if step else 1 - fraction[a] for a, step in enumerate((i, j, k))]
-                taps.append((((z + k) * size + y + j) * (size // 2 + 1) + x + i, part[0] * part[1] * part[2]))
-    return sign, taps
-
-
-def sample_arrays(reference: Any, rotations: Any, points: Any, xp: Any) -> Any:
-    """:func:`sample` with whole-array operations on the device of ``xp``; ``rotations`` are ``pad * A^T``."""
-    sign, taps = _taps(rotations, points, reference.shape[0], xp)
-    flat = reference.reshape(-1)
-    value = sum(flat[index] * factor for index, factor in taps)
-    return xp.stack([value.real, sign * value.imag], axis=1)
-
-
-def insert_arrays(data: Any, weight: Any, rotations: Any, points: Any, values: Any, weights: Any, xp: Any) -> None:
-    """:func:`insert` with whole-array operations on the device of ``xp``; ``rotations`` are ``pad * A^T``."""
-    sign, taps = _taps(rotations, points, data.shape[0], xp)
-    counted = weights > 0
-    size = data.size
-    for index, factor in taps:
-        where, share = index[counted], factor[counted]
-        real = xp.bincount(where, weights=share * values[:, 0][counted], minlength=size)
-        imaginary = xp.bincount(where, weights=share * (sign * values[:, 1])[counted], minlength=size)
-        data += (real + 1j * imaginary).reshape(data.shape)
-        weight += xp.bincount(where, weights=share * weights[counted], minlength=size).reshape(weight.shape)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.backend import Backend
+from kernels.cuda.launch import launch
 from kernels.geometry import frequencies, half_frequencies, likelihood_shells, shells, squared_radius
 
 
@@ -128,26 +129,18 @@ def _shifted(
     x, y, z = phase_tables(shifts_xyz_px, points.size, box)
     chosen = points.lines[lines]
     begin, end = int(chosen[0, 0]), int(chosen[-1].sum())
+    length = end - begin
+    stacked = backend.xp.empty((len(x), 2, length), dtype=backend.real) if out is None else out
     if not backend.is_cpu:
-        moved = _shifted_arrays(values, x, y, z, points.frequencies_xyz[:, begin:end], backend)
-        if out is None:
-            return moved
-        out[...] = moved
-        return out
-    stacked = np.empty((len(x), 2, end - begin), dtype=backend.real) if out is None else out
+        tables = [backend.xp.asarray(each, dtype=backend.complex) for each in (x, y, z)]
+        frequencies_xyz = backend.xp.asarray(np.ascontiguousarray(points.frequencies_xyz[:, begin:end]))
+        arguments = (values, *tables, frequencies_xyz, points.size, len(x), length, stacked)
+        launch("shift", len(x) * length, arguments, backend)
+        return stacked
     starts = np.column_stack([chosen[:, 0] - begin, chosen[:, 1], *points.frequencies_xyz[1:, chosen[:, 0]]])
     along_x = np.stack([x.real, x.imag]).astype(backend.real)
     _shift_lines(np.stack([values.real, values.imag]).astype(backend.real), along_x, y, z, starts, stacked)
     return stacked
-
-
-def _shifted_arrays(values: Any, x: Any, y: Any, z: Any, frequencies_xyz: Any, backend: Backend) -> Any:
-    """Whole-array twin of the compiled kernel behind :func:`shifted`."""
-    xp = backend.xp
-    kx, ky, kz = (xp.asarray(axis) for axis in frequencies_xyz)
-    phases = xp.asarray(z)[:, kz] * xp.asarray(y)[:, ky] * xp.asarray(x)[:, kx]
-    product = values[None, :] * phases.astype(backend.complex)
-    return xp.stack([product.real, product.imag], axis=1)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)

@@ -71,7 +71,9 @@ def accumulate(
     for part in points:
         weight = float(part.weight.sum())
         total += weight
-        power, cross = _back_project(inserted[part.class_index], part, image, model, backend)
+        target = inserted[part.class_index]
+        with target.particle(image.data, image.weight):
+            power, cross = _back_project(target, part, image, model, backend)
         if not search.cross_correlation:
             _add_noise_and_scale(sums, group, part.class_index, image, power, cross, particle.scale, model, backend)
         sums.pdf_class[part.class_index] += weight

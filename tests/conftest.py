@@ -33,11 +33,11 @@ def in_ci() -> bool:
     return os.environ.get("TOMOBURST_CI") == "1"
 
 
-def find_program(program: str) -> str:
+def find_program(program: str, source: str = "`apt-get install relion openmpi-bin` provides RELION on Debian") -> str:
     """Path of an external program; skips the test when it is missing, fails it when TOMOBURST_CI=1."""
     path = shutil.which(program)
     if path is None:
-        message = f"{program} is not installed: `apt-get install relion openmpi-bin` provides RELION on Debian"
+        message = f"{program} is not installed: {source}"
         if in_ci():
             pytest.fail(message)
         pytest.skip(message)

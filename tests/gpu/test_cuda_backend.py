@@ -12,8 +12,9 @@ from kernels.backend import Backend, cpu_backend, cuda_backend
 from kernels.fourier import crop, forward, inverse
 from kernels.likelihood import Rules
 from kernels.orientations import euler_to_matrix
-from kernels.projection import insert, insert_arrays, sample
+from kernels.projection import sample
 from kernels.sphere import shifted, sphere
+from tests.unit.test_back_projection import TOLERANCE, projected
 from tests.unit.test_device_path import RELATIVE, assert_same_on_device, placed
 from tests.unit.test_expectation import BOX, CASES, problem, tiny_particles
 from tests.unit.test_scores import use_small_blocks
@@ -83,20 +84,11 @@ def test_sampling_and_phases_on_the_gpu(device: Backend):
     assert moved == pytest.approx(expected, abs=absolute * float(np.abs(expected).max()))
 
 
-def test_insertion_on_the_gpu_equals_the_compiled_kernel(device: Backend):
-    rng, points, pad, xp = np.random.default_rng(2), sphere(8), 2, device.xp
-    matrices = euler_to_matrix(ANGLES_DEG)
-    values = rng.normal(size=(4, 2, len(points)))
-    weights = rng.uniform(size=(4, len(points))) * (rng.uniform(size=(4, len(points))) > 0.3)
-    shape = (19, 19, 10)
-    data, weight = np.zeros(shape, dtype=np.complex128), np.zeros(shape)
-    insert(data, weight, matrices, points.frequencies_xyz, values, weights, pad)
-    sums = xp.zeros(shape, dtype=np.complex128), xp.zeros(shape)
-    rotations = xp.asarray(np.ascontiguousarray(np.swapaxes(matrices, -1, -2)) * pad)
-    points_xyz = xp.asarray(points.frequencies_xyz, dtype=np.float64)
-    insert_arrays(*sums, rotations, points_xyz, xp.asarray(values), xp.asarray(weights), xp)
-    for one, other in zip(sums, (data, weight), strict=True):
-        assert one.get() == pytest.approx(other, abs=1e-12)
+def test_back_projection_on_the_gpu_equals_the_compiled_kernel_and_is_the_same_twice(device: Backend):
+    here, again, there = (projected(each, times=3) for each in (device, device, cpu_backend(device.real.name)))
+    for one, same, other in zip(here, again, there, strict=True):
+        np.testing.assert_array_equal(one, same)
+        assert np.abs(one - other).max() < TOLERANCE[device.real.name] * np.abs(other).max()
 
 
 def test_pose_accuracy_takes_references_from_the_gpu(device: Backend):

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from kernels.backend import cpu_backend
 from kernels.geometry import padded_radius, padded_size, padded_squared_radius
 from kernels.orientations import euler_to_matrix
-from kernels.projection import insert, insert_arrays, sample, sample_arrays
+from kernels.projection import insert, sample
 from kernels.sphere import sphere
+from tests.unit.projection_twins import insert_arrays, sample_arrays
 
 angles = st.lists(st.tuples(*[st.floats(-360, 360)] * 3), min_size=1, max_size=3)
 seeds = st.integers(0, 2**32 - 1)
@@ -34,7 +35,7 @@ def test_sampling_equals_its_twin_and_insertion_is_its_adjoint(angles_deg, seed,
     reference, matrices = grid(r_max, pad, rng), euler_to_matrix(np.array(angles_deg))
     rotations, frequencies = np.swapaxes(matrices, -1, -2) * pad, points.frequencies_xyz.astype(float)
     sampled = sample(reference, matrices, frequencies, pad, backend)
-    assert np.allclose(sampled, sample_arrays(reference, rotations, frequencies, np), atol=1e-11)
+    assert np.allclose(sampled, sample_arrays(reference, rotations, frequencies), atol=1e-11)
 
     values = rng.normal(size=sampled.shape)
     weights = rng.uniform(0.1, 1.0, size=(len(matrices), len(points)))
@@ -44,7 +45,7 @@ def test_sampling_equals_its_twin_and_insertion_is_its_adjoint(angles_deg, seed,
     assert np.isclose(weight.sum(), weights.sum())
 
     twin_data, twin_weight = np.zeros_like(reference), np.zeros(reference.shape)
-    insert_arrays(twin_data, twin_weight, rotations, frequencies, values, weights, np)
+    insert_arrays(twin_data, twin_weight, rotations, frequencies, values, weights)
     assert np.allclose(data, twin_data, atol=1e-11)
     assert np.allclose(weight, twin_weight, atol=1e-11)
 

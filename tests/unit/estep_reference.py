@@ -26,9 +26,9 @@ from kernels.orientations import (
     perturb,
 )
 from kernels.preparation import PreparedParticle, prepare
-from kernels.projection import insert_arrays, sample_arrays
 from kernels.sphere import sphere
 from kernels.translations import children_translations
+from tests.unit.projection_twins import insert_arrays, sample_arrays
 
 DOUBLE = cpu_backend("float64")
 
@@ -152,7 +152,7 @@ def predicted(point: Point, prepared: PreparedParticle, model: Model, size: int)
     points = sphere(size)
     rotations = point.matrix.T[None] * model.pad
     frequencies = points.frequencies_xyz.astype(float)
-    real, imaginary = sample_arrays(model.references_rft[point.class_index], rotations, frequencies, np)[0]
+    real, imaginary = sample_arrays(model.references_rft[point.class_index], rotations, frequencies)[0]
     rft = np.zeros(size * size * (size // 2 + 1), dtype=np.complex128)
     rft[points.flat] = real + 1j * imaginary
     rft = rft.reshape(size, size, size // 2 + 1) * prepared.scale
@@ -243,7 +243,6 @@ def add_sums(sums: Accumulators, kept: list[Point], prepared: PreparedParticle, 
             frequencies,
             w * np.stack([value.real, value.imag])[None],
             w * weight[None],
-            np,
         )
     if not search.cross_correlation:
         sums.sigma2_noise[group, size // 2 + 1 :] += prepared.power[size // 2 + 1 :]

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import scipy.fft
-import scipy.sparse
 
 from kernels.backend import Backend
+from tests.unit.cuda_on_cpu import RawModule  # noqa: F401 -- the stand-in of cupy.RawModule
 
 SCALARS = (bool, int, float, complex, np.generic)
 
@@ -170,7 +170,7 @@ def _define_operators() -> None:
         setattr(DeviceArray, f"__{name}__", in_place(getattr(operator, name)))
     for name in ("lt", "le", "gt", "ge", "eq", "ne", "and_", "or_"):
         setattr(DeviceArray, f"__{name.rstrip('_')}__", forward(getattr(operator, name)))
-    for name in ("neg", "invert"):
+    for name in ("neg", "invert", "abs"):
         setattr(DeviceArray, f"__{name}__", alone(getattr(operator, name)))
 
 
@@ -243,6 +243,14 @@ def einsum(*operands: Any) -> DeviceArray:
     return DeviceArray(np.einsum(operands[0], *(_on_device(operand) for operand in operands[1:])))
 
 
+def matmul(x1: Any, x2: Any, out: Any = None) -> DeviceArray:
+    product = np.matmul(_on_device(x1), _on_device(x2))
+    if out is None:
+        return DeviceArray(product)
+    _on_device(out)[...] = product
+    return out
+
+
 def square(x: Any) -> DeviceArray:
     return DeviceArray(np.square(_on_device(x)))
 
@@ -283,33 +291,7 @@ class _Device:
 cuda = SimpleNamespace(Device=_Device)
 
 
-class CsrMatrix:
-    """``cupyx.scipy.sparse.csr_matrix`` from coordinates: slices of rows, and products in Fortran order."""
-
-    def __init__(self, arg1: Any, shape: tuple[int, int]) -> None:
-        data, (row, column) = arg1
-        if data.dtype.char not in "?fdFD":
-            raise ValueError("Only bool, float32, float64, complex64 and complex128 are supported")
-        coordinates = (_on_device(data), (_on_device(row), _on_device(column)))
-        self._values = scipy.sparse.csr_matrix(coordinates, shape=shape)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self._values.shape
-
-    def __getitem__(self, rows: slice) -> CsrMatrix:
-        if not isinstance(rows, slice):
-            raise IndexError(f"slices of rows only, not {type(rows)}")
-        part = object.__new__(CsrMatrix)
-        part._values = self._values[rows]
-        return part
-
-    def __matmul__(self, other: Any) -> DeviceArray:
-        return DeviceArray(np.asfortranarray(self._values @ _on_device(other)))
-
-
 def strict_backend(precision: str = "float32", memory_bytes: int = 2 << 30) -> Backend:
     """A backend whose arrays are :class:`DeviceArray`."""
     this = sys.modules[__name__]
-    fft, sparse = SimpleNamespace(rfftn=rfftn, irfftn=irfftn), SimpleNamespace(csr_matrix=CsrMatrix)
-    return Backend(this, fft, sparse, np.dtype(precision), memory_bytes)
+    return Backend(this, SimpleNamespace(rfftn=rfftn, irfftn=irfftn), np.dtype(precision), memory_bytes)

@@ -1,4 +1,4 @@
-"""Back-projection of a particle: the compiled kernel against its whole-array twin and against single insertions."""
+"""Back-projection of a particle: the kernel for the CPU against the one for a GPU and against single insertions."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ MATRICES = euler_to_matrix(np.random.default_rng(1).uniform(-180, 180, size=(5, 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-12}
 
 
-def weights(precision: str) -> PoseWeights:
+def weights(precision: str, order: slice = slice(None)) -> PoseWeights:
     """Five orientations and three translations, one to three of them each."""
-    row = np.array([4, 0, 1, 1, 2, 3, 3, 3])
+    row = np.argsort(np.arange(5)[order])[[4, 0, 1, 1, 2, 3, 3, 3]]
     column = np.array([2, 1, 2, 0, 0, 2, 1, 0])
     return PoseWeights.of(row, column, np.linspace(0.1, 0.3, 8).astype(precision), 5)
 
@@ -41,34 +41,53 @@ def problem(precision: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
     )
 
 
-def projected(backend: Backend, times: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Data, weight and totals after some back-projections."""
+def projected(backend: Backend, times: int = 1, order: slice = slice(None), grey: float = 1.0) -> list[np.ndarray]:
+    """Data, weight and totals after some back-projections of an image on a grey scale, orientations in any order."""
     data, weight, totals = np.zeros(SHAPE, dtype=np.complex128), np.zeros(SHAPE), np.zeros((3, len(POINTS)))
     inserted = Inserted(data, weight, backend)
     image, image_weight, phases, rotated = (backend.xp.asarray(part) for part in problem(backend.real.name))
-    which = np.array([6, 0, 3, 2, 5])
+    image = image * backend.real.type(grey)
+    which = np.array([6, 0, 3, 2, 5])[order]
+    poses = weights(backend.real.name, order)
     for _ in range(times):
-        back_project(
-            inserted,
-            MATRICES,
-            POINTS.frequencies_xyz,
-            PAD,
-            (image, image_weight),
-            weights(backend.real.name),
-            phases,
-            rotated,
-            which,
-            totals,
-            backend,
-        )
+        with inserted.particle(image, image_weight):
+            back_project(
+                inserted,
+                MATRICES[order],
+                POINTS.frequencies_xyz,
+                PAD,
+                (image, image_weight),
+                poses,
+                phases,
+                rotated,
+                which,
+                totals,
+                backend,
+            )
     inserted.finish()
-    return data, weight, totals
+    return [data, weight, totals]
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
-def test_compiled_back_projection_equals_its_whole_array_twin(precision: str):
+def test_back_projection_on_the_cpu_equals_the_kernel_for_a_gpu(precision: str):
     for one, other in zip(projected(cpu_backend(precision)), projected(strict_backend(precision)), strict=True):
         assert np.abs(one - other).max() < TOLERANCE[precision] * np.abs(other).max()
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_on_a_gpu_the_order_of_insertions_changes_no_bit(precision: str):
+    once, reverse = (
+        projected(strict_backend(precision), order=order) for order in (slice(None), slice(None, None, -1))
+    )
+    np.testing.assert_array_equal(once[0], reverse[0])
+    np.testing.assert_array_equal(once[1], reverse[1])
+
+
+@pytest.mark.parametrize("grey", [1e-18, 1e15])
+def test_on_a_gpu_the_fixed_point_follows_the_grey_scale(grey: float):
+    (data, weight, _), (scaled, same, _) = (projected(strict_backend("float64"), grey=each) for each in (1.0, grey))
+    assert np.abs(scaled - grey * data).max() < 1e-14 * grey * np.abs(data).max()
+    np.testing.assert_array_equal(same, weight)
 
 
 def test_it_inserts_the_image_under_the_summed_phases_and_sums_products_with_the_references():

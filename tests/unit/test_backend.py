@@ -62,9 +62,7 @@ class Machine:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         modules = {name: ModuleType(name) for name in ("cupy", "cupyx", "cupyx.scipy")}
-        for name in ("fft", "sparse"):
-            modules[f"cupyx.scipy.{name}"] = ModuleType(name)
-            setattr(modules["cupyx.scipy"], name, modules[f"cupyx.scipy.{name}"])
+        modules["cupyx.scipy.fft"] = modules["cupyx.scipy"].fft = ModuleType("fft")
         modules["cupyx"].scipy = modules["cupyx.scipy"]
         cupy = modules["cupy"]
         cupy.is_available = lambda: self.available

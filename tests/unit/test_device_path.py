@@ -15,9 +15,7 @@ from kernels.backend import Backend, cpu_backend
 from kernels.expectation import expectation
 from kernels.fourier import centre_signs, crop, forward, inverse
 from kernels.likelihood import Assignment, Model, Particle, Rules, Search
-from kernels.orientations import euler_to_matrix
 from kernels.posterior import significant, winner
-from kernels.projection import insert, insert_arrays
 from kernels.sphere import shifted, sphere
 from tests.unit import strict_device
 from tests.unit.strict_device import DeviceArray, strict_backend
@@ -111,27 +109,6 @@ def test_centred_transforms_and_cropping_on_a_device(precision: str):
     assert rft.dtype == device.complex
 
 
-def test_insertion_on_a_device_equals_the_compiled_kernel():
-    rng, points, pad = np.random.default_rng(2), sphere(8), 2
-    matrices = euler_to_matrix(np.array([[10.0, 40.0, -70.0], [-120.0, 180.0, 33.0]]))
-    values = rng.normal(size=(2, 2, len(points)))
-    weights = rng.uniform(size=(2, len(points))) * (rng.uniform(size=(2, len(points))) > 0.3)
-    shape = (19, 19, 10)
-    data, weight = np.zeros(shape, dtype=np.complex128), np.zeros(shape)
-    insert(data, weight, matrices, points.frequencies_xyz, values, weights, pad)
-    xp = strict_device
-    sums = xp.zeros(shape, dtype=np.complex128), xp.zeros(shape)
-    rotations = xp.asarray(np.swapaxes(matrices, -1, -2) * pad)
-    points_xyz = xp.asarray(points.frequencies_xyz, dtype=np.float64)
-    insert_arrays(*sums, rotations, points_xyz, xp.asarray(values), xp.asarray(weights), xp)
-    for one, other in zip(sums, (data, weight), strict=True):
-        assert one.get() == pytest.approx(other, abs=1e-12)
-    before = sums[0].get()
-    nothing = xp.zeros((2, len(points)))
-    insert_arrays(*sums, rotations, points_xyz, xp.asarray(values), nothing, xp)
-    np.testing.assert_array_equal(sums[0].get(), before)
-
-
 def test_phases_of_some_lines_on_a_device():
     points, device = sphere(8), strict_backend("float64")
     rng = np.random.default_rng(3)
@@ -173,9 +150,6 @@ MIXTURES = {
     "index into host": lambda device, host: host[device.astype(int)],
     "list as index": lambda device, host: device[[0, 1]],
     "device element as bound": lambda device, host: device[: device.argmin()],
-    "host weights in a sparse matrix": lambda device, host: strict_device.CsrMatrix(
-        (device, (host.astype(int), host.astype(int))), (3, 3)
-    ),
 }
 
 
@@ -208,7 +182,6 @@ def test_results_on_the_stand_in_stay_there():
 def test_the_stand_in_offers_nothing_that_cupy_lacks():
     cupy = pytest.importorskip("cupy")
     fft = pytest.importorskip("cupyx.scipy.fft")
-    sparse = pytest.importorskip("cupyx.scipy.sparse")
     own = {"annotations", "strict_backend"}
     functions = {
         name: function
@@ -225,13 +198,11 @@ def test_the_stand_in_offers_nothing_that_cupy_lacks():
         assert variable or set(inspect.signature(function).parameters) <= set(parameters), name
     for name in set(vars(DeviceArray)) - {"__module__", "__dict__", "__weakref__", "__doc__", "__hash__", "_values"}:
         assert hasattr(cupy.ndarray, name), name
-    for name in ("__getitem__", "__matmul__"):
-        assert hasattr(sparse.csr_matrix, name)
 
 
 def test_a_device_is_made_the_threads_own():
     used = []
     xp = SimpleNamespace(cuda=SimpleNamespace(Device=lambda number: SimpleNamespace(use=lambda: used.append(number))))
-    Backend(xp, None, None, np.dtype("float32"), 1, 3).activate()
+    Backend(xp, None, np.dtype("float32"), 1, 3).activate()
     cpu_backend().activate()
     assert used == [3]

@@ -9,8 +9,9 @@ from kernels.backend import cpu_backend
 from kernels.fourier import forward, inverse
 from kernels.geometry import padded_radius, padded_size, padded_squared_radius
 from kernels.orientations import euler_to_matrix
-from kernels.projection import insert, insert_arrays, interpolation_correction, reference_rft, sample, sample_arrays
+from kernels.projection import insert, interpolation_correction, reference_rft, sample
 from kernels.sphere import sphere
+from tests.unit.projection_twins import insert_arrays, sample_arrays
 
 PRECISIONS = {"float32": 2e-5, "float64": 1e-12}
 ANGLES_DEG = np.array([[0.0, 0.0, 0.0], [10.0, 40.0, -70.0], [-120.0, 180.0, 33.0], [77.0, 90.0, 5.0]])
@@ -63,7 +64,7 @@ def test_compiled_sampling_equals_its_whole_array_twin(precision: str, pad: int)
     matrices = euler_to_matrix(ANGLES_DEG)
     compiled = sample(reference, matrices, points.frequencies_xyz, pad, backend)
     rotations = (np.swapaxes(matrices, -1, -2) * pad).astype(backend.real)
-    arrays = sample_arrays(reference, rotations, points.frequencies_xyz.astype(backend.real), np)
+    arrays = sample_arrays(reference, rotations, points.frequencies_xyz.astype(backend.real))
     assert compiled.dtype == backend.real
     assert compiled.shape == (4, 2, len(points))
     assert compiled == pytest.approx(arrays, abs=PRECISIONS[precision])
@@ -79,7 +80,7 @@ def test_compiled_insertion_equals_its_whole_array_twin(values_dtype: type):
     compiled, arrays = ((np.zeros(shape, dtype=np.complex128), np.zeros(shape)) for _ in range(2))
     insert(*compiled, matrices, points.frequencies_xyz, values, weights, pad)
     rotations = np.swapaxes(matrices, -1, -2) * pad
-    insert_arrays(*arrays, rotations, points.frequencies_xyz.astype(float), values, weights, np)
+    insert_arrays(*arrays, rotations, points.frequencies_xyz.astype(float), values, weights)
     for one, other in zip(compiled, arrays, strict=True):
         assert one == pytest.approx(other, abs=1e-12)
     assert compiled[1].sum() == pytest.approx(float(weights.astype(np.float64).sum()))
