@@ -140,6 +140,7 @@ class _Run:
                 yield from self._taken(message)
             if not self._link.is_up():
                 self._link.wait_until_up()
+                self._ground(list(self._copies.items()))
             self._duplicate_stragglers()
             self._note_absence()
 
@@ -234,16 +235,13 @@ class _Run:
             else:
                 self._report(retried(copy.flight.attempts, left.name, f"its worker {reason}"))
         if not self._link.worker_count():
-            self._ground_unreachable()
+            # Dask gives what was preferably for one of them to another worker that is there, but to none that comes.
+            self._ground([(serial, copy) for serial, copy in self._copies.items() if copy.preferred])
 
-    def _ground_unreachable(self) -> None:
-        """Start anew what was preferably for workers that are gone, when nobody is left.
-
-        Dask gives it to another worker that is there, but to none that comes later.
-        """
-        for serial, copy in list(self._copies.items()):
-            if copy.preferred:
-                self._drop(serial, copy)
+    def _ground(self, copies: list[tuple[int, _Copy]]) -> None:
+        """Start copies anew that nobody may ever compute."""
+        for serial, copy in copies:
+            self._drop(serial, copy)
 
     @staticmethod
     def _loss(attempts: Attempts, left: Left) -> TomoburstError | None:

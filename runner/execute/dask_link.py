@@ -105,6 +105,7 @@ class Link:
         self._listen()
 
     def _listen(self) -> None:
+        self._connection = self._client.scheduler_comm
         self._client.subscribe_topic(self._topic, self._take_message)
         self._client.subscribe_topic("all", self._take_event)
         self._refresh()
@@ -198,11 +199,16 @@ class Link:
         return done
 
     def is_up(self) -> bool:
-        """Whether the scheduler answers, as far as is known."""
+        """Whether the scheduler answers, as far as is known, by the connection on which it is listened to."""
+        return self._is_connected() and self._client.scheduler_comm is self._connection
+
+    def _is_connected(self) -> bool:
         return bool(self._client.status == "running")
 
     def wait_until_up(self) -> None:
         """Wait for a scheduler that went away; all futures are cancelled then, and its workers are new.
+
+        What was submitted meanwhile may be kept for a worker of before for ever.
 
         Raises
         ------
@@ -210,7 +216,7 @@ class Link:
             When it does not come back within `SCHEDULER_TIMEOUT_SECONDS`.
         """
         self._tell("scheduler_lost", reason=f"waiting up to {SCHEDULER_TIMEOUT_SECONDS:g} s for it")
-        while not self.is_up():
+        while not self._is_connected():
             if self._client.status not in ("connecting", "running"):
                 raise SchedulerLost(
                     f"the Dask scheduler went away and did not come back within {SCHEDULER_TIMEOUT_SECONDS:g} s; "

@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from runner.execute.protocol import MAX_ATTEMPTS, MAX_DEATHS
+from runner.execute.dask_cluster import DaskExecutor
+from runner.execute.protocol import MAX_ATTEMPTS, MAX_DEATHS, Task
 from tests.faults.cluster import PATIENCE_SECONDS, TOMOBURST, Cluster, Process, free_port, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -95,6 +96,25 @@ def test_scheduler_is_killed_and_comes_back(cluster: Cluster):
     assert len({each["id"] for each in outcomes}) == len(outcomes)
     assert {(each["error"], each["attempts"]) for each in outcomes} == {(None, 1)}
     assert [worker.popen.poll() for worker in workers] == [None, None]
+
+
+def test_units_that_are_sent_while_there_is_no_scheduler(cluster: Cluster):
+    """The next scheduler hears of them before any worker has found it, and that they were for one that is gone."""
+    scheduler, worker = cluster.scheduler(), cluster.worker()
+    executor = DaskExecutor.attach(cluster.url)
+
+    def tasks() -> Iterator[Task]:
+        scheduler.kill()
+        wait_for(lambda: not executor._link.is_up(), worker)
+        for name, function, spec in cluster.touch_tasks(3):
+            yield Task(name, f"tests.faults.fake_units:{function}", spec, locality="chunk 1")
+        cluster.scheduler()
+
+    with executor:
+        outcomes = list(executor.run(tasks()))
+    assert sorted((each.task.id, each.attempts, each.error) for each in outcomes) == [
+        (f"u{item}", 1, None) for item in range(3)
+    ]
 
 
 def test_scheduler_never_comes_back(cluster: Cluster):
