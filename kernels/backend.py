@@ -66,6 +66,11 @@ class Backend:
         if not self.is_cpu:
             self.xp.cuda.Device(self.device).use()
 
+    def free_memory(self) -> None:
+        """Give back to the device what is kept for later arrays."""
+        if not self.is_cpu:
+            self.xp.get_default_memory_pool().free_all_blocks()
+
     def to_host(self, array: Any) -> Any:
         """Copy ``array`` to a NumPy array (no copy on the CPU)."""
         return array if self.is_cpu else self.xp.asnumpy(array)

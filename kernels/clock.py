@@ -26,7 +26,7 @@ class Clock:
     seconds : seconds by stage (:data:`STAGES`).
     counts : operations by kind: ``particles``; ``comparisons``, pairs of an orientation and a translation in either
         pass; ``gemm_flops`` of the first pass, ``fine_flops`` of the second; ``samples`` and ``insertions`` in
-        coefficients.
+        coefficients; ``halvings`` of the particles for want of memory.
     """
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:

@@ -17,8 +17,9 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from kernels.clock import Clock
-from kernels.expectation import DegenerateParticleError, expectation
+from kernels.expectation import DegenerateParticleError
 from kernels.fourier import forward
+from kernels.halving import expectation_within_memory
 from kernels.likelihood import Assignment, Particle
 from kernels.masks import fill_background, soft_sphere
 from kernels.spectra import power_spectrum
@@ -160,7 +161,7 @@ def _expectation(opened: Opened, chunk: Chunk, clock: Clock) -> UnitResult:
         members = found[half]
         while members:
             try:
-                sums, assignments = expectation(
+                sums, assignments = expectation_within_memory(
                     members, opened.models[half], given.searches[half], given.mask, given.rules, opened.backend, clock
                 )
             except DegenerateParticleError as error:

@@ -277,6 +277,17 @@ def irfftn(x: Any, s: Any = None, axes: Any = None, norm: Any = None) -> DeviceA
     return DeviceArray(scipy.fft.irfftn(_on_device(x), s=s, axes=axes, norm=norm))
 
 
+class _MemoryPool:
+    """``cupy.get_default_memory_pool()``, which keeps nothing."""
+
+    def free_all_blocks(self) -> None:
+        """There are none."""
+
+
+def get_default_memory_pool() -> _MemoryPool:
+    return _MemoryPool()
+
+
 class _Device:
     """``cupy.cuda.Device``: the only one there is."""
 
