@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -102,10 +102,10 @@ def _plan(config: ExtractConfig) -> _Plan:
     names, content = _ctf(positions, [cut for cut in cuts if not cut.skipped], voxel_size, config)
     urls = sorted({each.tomogram.url for each in tomograms.values()})
     inputs = {
-        "flags": changed_flags(config, results_only=True),
+        "flags": changed_flags(replace(config, i="", o="", tomogram="", ctf_file=""), results_only=True),
         "star": hashlib.sha256(positions.star).hexdigest(),
         "tomograms": {url: objects.file_digest(url) for url in urls},
-        "ctf": hashlib.sha256(content).hexdigest(),
+        "ctf": hashlib.sha256(json.dumps(names).encode() + content).hexdigest(),
     }
     return _Plan(positions, voxel_size, cuts, names, content, inputs)
 
@@ -138,8 +138,8 @@ def _begin(plan: _Plan, config: ExtractConfig) -> None:
         found = objects.list_objects(config.o)
         if found:
             raise InputError(f"{config.o}: holds other things and no extraction ({found[0].url}); give another --o")
-    if objects.create_bytes(claim, json.dumps(plan.inputs).encode()):
-        return
+        if objects.create_bytes(claim, json.dumps(plan.inputs).encode()):
+            return
     theirs = json.loads(objects.read_bytes(claim))
     differ = [name for name, value in plan.inputs.items() if theirs[name] != value]
     if differ:

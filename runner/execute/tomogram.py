@@ -85,7 +85,7 @@ def read_boxes(tomogram: Tomogram, starts: Sequence[Point], size: int) -> npt.ND
 
     Returns
     -------
-    (n, size, size, size) float32, z y x; voxels outside of the tomogram are the mean of those of their cube inside.
+    (n, size, size, size) float32, z y x; voxels outside of the tomogram are those at its border.
 
     Raises
     ------
@@ -150,10 +150,8 @@ def _read(tomogram: Tomogram, rows: _Range) -> npt.NDArray[np.generic]:
 
 
 def _fill_outside(box: npt.NDArray[np.float32], start: Point, shape: Point) -> None:
-    inside = tuple(
-        slice(max(-first, 0), min(whole - first, len(box))) for first, whole in zip(start, shape, strict=True)
-    )
-    known = box[inside].copy()
-    if known.size < box.size:
-        box[...] = known.mean(dtype=np.float64)
-        box[inside] = known
+    """Repeat the voxels at the border of the tomogram, as RELION does."""
+    beyond = [(max(-first, 0), max(first + len(box) - whole, 0)) for first, whole in zip(start, shape, strict=True)]
+    if any(map(any, beyond)):
+        inside = tuple(slice(before, len(box) - after) for before, after in beyond)
+        box[...] = np.pad(box[inside], beyond, mode="edge")

@@ -51,7 +51,7 @@ class ExtractConfig:
     )
     edge: str = flag(
         "skip",
-        "boxes that reach beyond the tomogram: skip them, pad them with the mean of the rest, or fail",
+        "boxes that reach beyond the tomogram: skip them, pad them with the voxels at its border, or fail",
         section=_VOLUMES,
     )
     wedge: float = flag(
