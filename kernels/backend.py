@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,12 @@ class Scratch:
         if purpose not in self._held or self._held[purpose].size < size:
             self._held[purpose] = xp.empty(size, dtype=dtype)
         return self._held[purpose][:size].reshape(shape)
+
+    def kept(self, purpose: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` returned when the unit first needed it for this purpose."""
+        if purpose not in self._held:
+            self._held[purpose] = make()
+        return self._held[purpose]
 
 
 @dataclass(frozen=True)
@@ -62,13 +69,15 @@ class Backend:
         return self.scratch.empty(purpose, shape, self.real, self.xp)
 
     def activate(self) -> None:
-        """Make the calling thread use this device; threads start with GPU 0."""
+        """Make the calling thread use this device, and limit what its plans of transforms may take there."""
         if not self.is_cpu:
-            self.xp.cuda.Device(self.device).use()
+            self.xp.cuda.Device(self.device).use()  # threads start with GPU 0
+            self.xp.fft.config.get_plan_cache().set_memsize(self.memory_bytes // 8)
 
     def free_memory(self) -> None:
         """Give back to the device what is kept for later arrays."""
         if not self.is_cpu:
+            self.xp.fft.config.get_plan_cache().clear()
             self.xp.get_default_memory_pool().free_all_blocks()
 
     def to_host(self, array: Any) -> Any:

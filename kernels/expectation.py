@@ -30,7 +30,7 @@ from kernels.geometry import likelihood_shells
 from kernels.likelihood import Assignment, FloatArray, Mask, Model, Particle, Rules, Search
 from kernels.orientations import matrix_to_euler
 from kernels.posterior import Significant, significant, winner
-from kernels.preparation import PreparedParticle, prepare
+from kernels.preparation import PreparedParticle, prepare_all
 from kernels.scores import (
     Terms,
     coarse_scores,
@@ -85,7 +85,7 @@ def expectation(
     inserted = [Inserted(data, weight, backend) for data, weight in zip(sums.data_rft, sums.weight_rft, strict=True)]
     assignments = []
     with clock.stage("prepare"):
-        prepared = [prepare(particle, model, mask, rules, search.fixed_offset, backend) for particle in particles]
+        prepared = prepare_all(particles, model, mask, rules, search.fixed_offset, backend)
     for particle, candidates, scores in _first_pass(prepared, model, search, rules, backend):
         try:
             with clock.stage("posterior"):

@@ -55,7 +55,7 @@ def fill_background(
     (n, n, n) float64, ``sphere * volume + (1 - sphere) * background``.
     """
     fill = background_mean(volume, sphere) if background is None else background
-    filled: FloatArray = np.asarray(sphere * volume + (1.0 - sphere) * fill, dtype=np.float64)
+    filled: FloatArray = sphere * volume + (1.0 - sphere) * fill
     return filled
 
 

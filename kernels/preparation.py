@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from kernels.backend import Backend
+from kernels.cuda.upload import uploaded
 from kernels.fourier import centre_signs, crop, forward, shift
 from kernels.geometry import likelihood_shells, relion_round, shells
 from kernels.likelihood import FloatArray, Mask, Model, Particle, Rules
@@ -46,25 +48,49 @@ def prepare(
     that remains is applied as a phase where ``rules.keep_offset_fraction`` or ``keep_offset`` (poses are not
     searched) asks for it.
     """
-    offset_px = particle.origin_angst / model.voxel_size_angst
-    whole_px = relion_round(offset_px)
-    centred = translate_whole(np.asarray(particle.volume, dtype=backend.real), whole_px)
-    masked = mask_particle(centred, particle, model.sigma2_noise, mask)
-    image_rft, masked_rft = (forward(volume) for volume in (centred, masked.astype(backend.real)))
-    power = _power(masked_rft)
-    image_rft, masked_rft = (crop(rft, model.current_size) for rft in (image_rft, masked_rft))
-    fraction_px = offset_px - whole_px
-    if not (keep_offset or rules.keep_offset_fraction):
-        offset_px = whole_px.astype(np.float64)
+    return prepare_all([particle], model, mask, rules, keep_offset, backend)[0]
+
+
+def prepare_all(
+    particles: list[Particle], model: Model, mask: Mask, rules: Rules, keep_offset: bool, backend: Backend
+) -> list[PreparedParticle]:
+    """:func:`prepare` of several particles, of which one travels to the device while another is transformed there."""
+    centred = (
+        translate_whole(np.asarray(each.volume, dtype=backend.real), relion_round(_offset_px(each, model)))
+        for each in particles
+    )
+    return [
+        _prepare(particle, volume, model, mask, keep_offset or rules.keep_offset_fraction, backend)
+        for particle, volume in zip(particles, uploaded(centred, backend), strict=True)
+    ]
+
+
+def _offset_px(particle: Particle, model: Model) -> FloatArray:
+    return particle.origin_angst / model.voxel_size_angst
+
+
+def _prepare(
+    particle: Particle, centred: Any, model: Model, mask: Mask, keep_fraction: bool, backend: Backend
+) -> PreparedParticle:
+    """From the volume moved by whole voxels, on the backend's device."""
+    xp, offset_px = backend.xp, _offset_px(particle, model)
+    masked = mask_particle(centred, particle, model.sigma2_noise, mask, backend)
+    image_rft, masked_rft = (forward(volume, backend.fft) for volume in (centred, masked.astype(backend.real)))
+    power = _power(backend.to_host(masked_rft))
+    image_rft, masked_rft = (crop(rft, model.current_size, xp) for rft in (image_rft, masked_rft))
+    fraction_px = offset_px - relion_round(offset_px)
+    if not keep_fraction:
+        offset_px = relion_round(offset_px).astype(np.float64)
     elif np.any(fraction_px != 0):
-        image_rft, masked_rft = (shift(rft, fraction_px, model.box) for rft in (image_rft, masked_rft))
+        phases = xp.asarray(shift(np.ones(image_rft.shape, dtype=image_rft.dtype), fraction_px, model.box))
+        image_rft, masked_rft = image_rft * phases, masked_rft * phases
     ctf = crop(particle.ctf_rft, model.current_size) if model.use_ctf else None
     return PreparedParticle(
         source=particle,
         centre_px=offset_px,
-        image_rft=backend.xp.asarray(image_rft),
-        masked_rft=backend.xp.asarray(masked_rft),
-        ctf_rft=None if ctf is None else backend.xp.asarray(ctf, dtype=backend.real),
+        image_rft=image_rft,
+        masked_rft=masked_rft,
+        ctf_rft=None if ctf is None else xp.asarray(ctf, dtype=backend.real),
         power=power,
         scale=max(0.001, float(model.group_scale[particle.group])) if model.use_scale else 1.0,
     )
@@ -81,14 +107,15 @@ def translate_whole(volume: Any, offset_xyz_px: Any) -> Any:
     return moved
 
 
-def mask_particle(volume: Any, particle: Particle, sigma2_noise: FloatArray, mask: Mask) -> Any:
+def mask_particle(volume: Any, particle: Particle, sigma2_noise: FloatArray, mask: Mask, backend: Backend) -> Any:
     """Fill the outside of the soft sphere with the mean background or with noise of the group's spectrum."""
     size = volume.shape[-1]
-    sphere = soft_sphere(size, mask.radius_px, mask.edge_px)
+    inside = partial(soft_sphere, size, mask.radius_px, mask.edge_px)
+    sphere = inside() if backend.is_cpu else backend.scratch.kept("soft sphere", lambda: backend.xp.asarray(inside()))
     if mask.zero_fill:
         return fill_background(volume, sphere)
     noise = coloured_noise(size, sigma2_noise[particle.group], np.random.default_rng([mask.seed, particle.index]))
-    return fill_background(volume, sphere, noise)
+    return fill_background(volume, sphere, backend.xp.asarray(noise))
 
 
 def coloured_noise(size: int, sigma2: FloatArray, rng: np.random.Generator) -> Any:

@@ -93,6 +93,9 @@ class DeviceArray:
     def __setitem__(self, key: Any, value: Any) -> None:
         self._values[_index(key)] = _operand(value)
 
+    def set(self, arr: np.ndarray, stream: Any) -> None:
+        stream.later(lambda: np.copyto(self._values, arr))
+
     def astype(self, dtype: Any) -> DeviceArray:
         return DeviceArray(self._values.astype(dtype))
 
@@ -299,7 +302,52 @@ class _Device:
         """Device 0 is always in use."""
 
 
-cuda = SimpleNamespace(Device=_Device)
+class _Stream:
+    """``cupy.cuda.Stream``: what it is given happens as late as the program allows, when somebody waits for it."""
+
+    def __init__(self, *, non_blocking: bool = False) -> None:
+        self._waiting: list[Callable[[], None]] = []
+
+    def later(self, work: Callable[[], None]) -> None:
+        self._waiting.append(work)
+
+    def wait_event(self, event: _Event) -> None:
+        event.synchronize()
+
+    def synchronize(self) -> None:
+        while self._waiting:
+            self._waiting.pop(0)()
+
+
+class _Event:
+    """``cupy.cuda.Event``; the current stream is never behind, so that only other streams have to be waited for."""
+
+    def __init__(self, *, disable_timing: bool = False) -> None:
+        self._stream: _Stream | None = None
+
+    def record(self, stream: _Stream | None = None) -> None:
+        self._stream = stream
+
+    def synchronize(self) -> None:
+        if self._stream is not None:
+            self._stream.synchronize()
+
+
+class _PlanCache:
+    """``cupy.fft.config.get_plan_cache()``, which keeps nothing."""
+
+    def clear(self) -> None:
+        """There is no plan."""
+
+
+cuda = SimpleNamespace(
+    Device=_Device,
+    Stream=_Stream,
+    Event=_Event,
+    get_current_stream=_Stream,
+    alloc_pinned_memory=bytearray,
+)
+fft = SimpleNamespace(config=SimpleNamespace(get_plan_cache=_PlanCache))
 
 
 def strict_backend(precision: str = "float32", memory_bytes: int = 2 << 30) -> Backend:

@@ -67,6 +67,8 @@ class Machine:
         cupy = modules["cupy"]
         cupy.is_available = lambda: self.available
         cupy.ones = self.ones
+        plans = SimpleNamespace(set_memsize=lambda size: None)
+        cupy.fft = SimpleNamespace(config=SimpleNamespace(get_plan_cache=lambda: plans))
         cupy.get_default_memory_pool = lambda: SimpleNamespace(set_limit=self.set_limit)
         cupy.cuda = SimpleNamespace(
             Device=lambda number: SimpleNamespace(use=lambda: self.used.append(number)),

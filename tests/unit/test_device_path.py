@@ -12,9 +12,10 @@ import pytest
 from kernels.accumulators import Accumulators
 from kernels.accuracy import pose_accuracy
 from kernels.backend import Backend, cpu_backend
+from kernels.cuda.upload import uploaded
 from kernels.expectation import expectation
 from kernels.fourier import centre_signs, crop, forward, inverse
-from kernels.likelihood import Assignment, Model, Particle, Rules, Search
+from kernels.likelihood import Assignment, Mask, Model, Particle, Rules, Search
 from kernels.posterior import significant, winner
 from kernels.sphere import shifted, sphere
 from tests.unit import strict_device
@@ -33,12 +34,14 @@ def placed(model: Model, backend: Backend) -> Model:
     return replace(model, references_rft=references)
 
 
-def assert_same_on_device(particles: list[Particle], model: Model, search: Search, device: Backend, rules: Rules):
+def assert_same_on_device(
+    particles: list[Particle], model: Model, search: Search, device: Backend, rules: Rules, mask: Mask = MASK
+):
     """The sums and assignments of the device equal those of the compiled kernels in the same precision."""
     precision = device.real.name
     host = cpu_backend(precision)
-    sums, assignments = expectation(particles, placed(model, device), search, MASK, rules, device)
-    expected_sums, expected = expectation(particles, placed(model, host), search, MASK, rules, host)
+    sums, assignments = expectation(particles, placed(model, device), search, mask, rules, device)
+    expected_sums, expected = expectation(particles, placed(model, host), search, mask, rules, host)
     for name in (field.name for field in fields(Accumulators)):
         here, there = getattr(sums, name), getattr(expected_sums, name)
         assert type(here) is np.ndarray, name
@@ -75,6 +78,12 @@ def test_relions_rules_on_a_device(case: str, precision: str):
 def test_premultiplied_particles_on_a_device(precision: str):
     model, search = problem("global")
     assert_same_on_device(tiny_particles(premultiplied=True), model, search, strict_backend(precision), Rules())
+
+
+def test_the_other_background_of_particles_on_a_device():
+    model, search = problem("local")
+    other = replace(MASK, zero_fill=not MASK.zero_fill)
+    assert_same_on_device(tiny_particles(), model, search, strict_backend(), Rules(), other)
 
 
 @pytest.mark.parametrize("case", ["global", "local", "cross-correlation"])
@@ -200,9 +209,28 @@ def test_the_stand_in_offers_nothing_that_cupy_lacks():
         assert hasattr(cupy.ndarray, name), name
 
 
-def test_a_device_is_made_the_threads_own():
-    used = []
-    xp = SimpleNamespace(cuda=SimpleNamespace(Device=lambda number: SimpleNamespace(use=lambda: used.append(number))))
-    Backend(xp, None, np.dtype("float32"), 1, 3).activate()
+def test_a_device_is_made_the_threads_own_and_plans_of_transforms_have_their_share_of_the_budget():
+    used, plan_bytes = [], []
+    plans = SimpleNamespace(set_memsize=plan_bytes.append)
+    xp = SimpleNamespace(
+        cuda=SimpleNamespace(Device=lambda number: SimpleNamespace(use=lambda: used.append(number))),
+        fft=SimpleNamespace(config=SimpleNamespace(get_plan_cache=lambda: plans)),
+    )
+    Backend(xp, None, np.dtype("float32"), 1 << 20, 3).activate()
     cpu_backend().activate()
     assert used == [3]
+    assert plan_bytes == [1 << 17]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_volumes_reach_the_device_in_order_while_the_next_ones_travel(count: int):
+    device, rng = strict_backend("float64"), np.random.default_rng(1)
+    volumes = [rng.normal(size=(4, 4, 4)) for _ in range(count)]
+    arrived = [(type(volume), volume.get()) for volume in uploaded(iter(volumes), device)]
+    assert [kind for kind, _ in arrived] == [DeviceArray] * count
+    np.testing.assert_array_equal([volume for _, volume in arrived], volumes)
+
+
+def test_volumes_stay_where_they_are_on_the_cpu():
+    volumes = [np.ones(3), np.zeros(3)]
+    assert [id(volume) for volume in uploaded(volumes, cpu_backend())] == [id(volume) for volume in volumes]

@@ -86,7 +86,7 @@ def test_whole_steps_move_every_voxel_and_bring_in_zeros(steps: tuple[int, int, 
 def test_the_outside_of_the_mask_becomes_the_mean_background():
     volume = np.random.default_rng(2).normal(5.0, 1.0, size=(BOX,) * 3)
     sphere = soft_sphere(BOX, MASK.radius_px, MASK.edge_px)
-    masked = mask_particle(volume, particle(volume), model().sigma2_noise, MASK)
+    masked = mask_particle(volume, particle(volume), model().sigma2_noise, MASK, DOUBLE)
     assert np.array_equal(masked[sphere == 1], volume[sphere == 1])
     assert masked[sphere == 0] == pytest.approx(background_mean(volume, sphere))
 
@@ -94,8 +94,8 @@ def test_the_outside_of_the_mask_becomes_the_mean_background():
 def test_the_outside_becomes_noise_of_the_seed_and_the_particle():
     volume, noisy = blob((0, 0, 0)), replace(MASK, zero_fill=False, seed=4)
     sigma2, sphere = model().sigma2_noise, soft_sphere(BOX, MASK.radius_px, MASK.edge_px)
-    first, again, second = (mask_particle(volume, particle(volume, index=i), sigma2, noisy) for i in (0, 0, 1))
-    reseeded = mask_particle(volume, particle(volume), sigma2, replace(noisy, seed=5))
+    first, again, second = (mask_particle(volume, particle(volume, index=i), sigma2, noisy, DOUBLE) for i in (0, 0, 1))
+    reseeded = mask_particle(volume, particle(volume), sigma2, replace(noisy, seed=5), DOUBLE)
     assert np.array_equal(first, again)
     assert np.array_equal(first[sphere == 1], second[sphere == 1])
     outside = sphere == 0
@@ -162,7 +162,7 @@ def test_transforms_and_ctf_are_cropped_and_the_power_is_that_of_the_whole_box(p
     assert prepared.ctf_rft.dtype == backend.real
     assert prepared.image_rft == pytest.approx(fourier.crop(fourier.forward(volume), 10), abs=1e-7)
     assert prepared.ctf_rft == pytest.approx(fourier.crop(particle(volume).ctf_rft, 10), rel=1e-6)
-    masked = fourier.forward(mask_particle(volume, particle(volume), model().sigma2_noise, MASK))
+    masked = fourier.forward(mask_particle(volume, particle(volume), model().sigma2_noise, MASK, DOUBLE))
     shell = likelihood_shells(BOX)
     for s in range(BOX // 2 + 1):
         expected = (np.abs(masked[shell == s]) ** 2).sum() if s else 0.0
