@@ -89,6 +89,31 @@ def test_iteration_reads_each_chunk_once(particles: int, reads: list[str]) -> No
             assert {name: requests[name] for name in METHODS} == expected(particles)
 
 
+@pytest.mark.parametrize("cache", ["", "--cache cache"])
+def test_processes_read_the_input_and_the_sums_too(
+    cache: str, reads: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = classified(40, reads, f"--skip_align --workers 2 {cache}")
+    formula = expected(40) + Counter(GET=len(unit_rows(40)))
+    if cache:
+        formula -= Counter(GET=len(chunk_rows(40)))
+    processes = workers_by_iteration(capsys.readouterr().err)
+    for (requests, of_driver), workers in list(zip(found, processes, strict=True))[2:]:
+        assert {name: requests[name] for name in METHODS} == formula + Counter(GET=len(workers))
+        assert not of_driver
+
+
+def workers_by_iteration(log: str) -> list[set[str]]:
+    """Which workers computed a unit of each iteration; the other one may not have come in time."""
+    found: list[set[str]] = []
+    for line in map(json.loads, log.splitlines()):
+        if line["event"] == "iteration_started":
+            found.append(set())
+        elif line["event"] == "unit_finished" and found:
+            found[-1].add(line["worker"])
+    return found
+
+
 def test_chunks_come_from_the_cache_after_the_first_time(reads: list[str]) -> None:
     for number, (requests, chunks) in enumerate(classified(40, reads, "--skip_align --cache cache"), start=1):
         assert not chunks
