@@ -121,9 +121,10 @@ def _ctf(
     if config.ctf_file:
         read_ctf_volume(config.ctf_file, optics, f"--ctf_file {config.ctf_file}")
         return ["ctf/ctf.mrc"] * len(kept), objects.read_bytes(config.ctf_file)
-    names = [positions.columns["rlnCtfImage"][cut.row] for cut in kept] if "rlnCtfImage" in positions.columns else []
-    if not names:
+    column = positions.columns.get("rlnCtfImage", [])
+    if set(column) <= {"", "None"}:
         return None, b""
+    names = [column[cut.row] for cut in kept]
     urls = objects.resolve_all(names, positions.source, lambda index: f"{kept[index].where}, rlnCtfImage")
     read_ctf_volume(urls[0], optics, f"{kept[0].where}, rlnCtfImage")
     return [objects.absolute(url) for url in urls], b""

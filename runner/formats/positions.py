@@ -143,7 +143,7 @@ def particle_blocks(
             columns[label] = [values[row] for row in rows]
     columns.update({label: floats(origins_angst[:, i]) for i, label in enumerate(ORIGINS)})
     optics = _optics(positions, box, voxel_size_angst)
-    if "rlnOpticsGroup" not in columns:
+    if "rlnOpticsGroup" not in columns or not positions.optics:
         columns["rlnOpticsGroup"] = optics["rlnOpticsGroup"][:1] * len(rows)
     return [StarBlock("optics", optics), StarBlock("particles", columns)]
 

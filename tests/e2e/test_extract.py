@@ -368,3 +368,12 @@ def test_a_box_with_nan_is_named(tilted: Tilted, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"picks.star row 2: 1 of 4096 voxels of its box are NaN"):
         extract(tilted, tmp_path / "out", tomogram=str(tmp_path))
     assert not (tmp_path / "out/particles.star").exists()
+
+
+def test_ctf_volumes_of_the_positions_are_kept(tilted: Tilted, tmp_path: Path) -> None:
+    columns = {"rlnCtfImage": ["simulated/ctf/wedge.mrc"] * COUNT}
+    write_picks(tilted.folder / "with_ctf.star", columns)
+    found = extract(tilted, tmp_path / "out", i=str(tilted.folder / "with_ctf.star"), wedge=-1.0)
+    assert set(found["rlnCtfImage"]) == {str(tilted.folder / "simulated/ctf/wedge.mrc")}
+    write_picks(tilted.folder / "no_ctf.star", {"rlnCtfImage": ["None"] * COUNT})
+    assert "rlnCtfImage" not in extract(tilted, tmp_path / "none", i=str(tilted.folder / "no_ctf.star"), wedge=-1.0)
