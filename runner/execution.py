@@ -14,6 +14,7 @@ from runner.report.events import (
     Noted,
     SchedulerBack,
     SchedulerLost,
+    StoreRetried,
     StragglerDuplicated,
     UnitRetried,
     WorkerJoined,
@@ -30,6 +31,7 @@ RECORDS: dict[str, type[Event]] = {
     "worker_lost": WorkerLost,
     "unit_retried": UnitRetried,
     "straggler_duplicated": StragglerDuplicated,
+    "store_retried": StoreRetried,
     "scheduler_lost": SchedulerLost,
     "scheduler_back": SchedulerBack,
 }

@@ -187,6 +187,9 @@ class _Run:
         if told.message["what"] == STARTED:
             copy.worker, copy.started = told.message["worker"], time.monotonic()
             return None
+        for url, attempt, reason in told.message["retries"]:
+            details = {"url": url, "attempt": attempt, "reason": reason, "worker": worker}
+            self._report(Happening("store_retried", details))
         self._ending[told.serial] = copy  # its future is kept until Dask is done with it
         if told.message["what"] == FINISHED:
             self._durations.append(time.monotonic() - copy.started)

@@ -56,7 +56,8 @@ class Happening:
     """Something that happened to workers or tasks while a run was computed.
 
     ``what`` names it like the record of `runner.report.events` that it becomes: worker_joined, worker_lost,
-    unit_retried, straggler_duplicated, scheduler_lost, scheduler_back, noted; ``details`` are the fields of the record.
+    unit_retried, straggler_duplicated, store_retried, scheduler_lost, scheduler_back, noted; ``details`` are the
+    fields of the record.
     """
 
     what: str

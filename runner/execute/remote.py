@@ -11,7 +11,9 @@ import json
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from distributed import get_worker
@@ -21,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from runner import errors
 from runner.execute.protocol import RemoteFailure, describe, perform
 from runner.store.options import StoreOptions, options_in_use, use
+from runner.store.retry import listen
 
 GPUS = "TOMOBURST_GPUS"
 STARTED = "started"
@@ -29,6 +32,9 @@ FAILED = "failed"
 
 observers: list[Callable[[dict[str, Any], float], None]] = []
 """Called in the worker with the spec of each task that was done, and the seconds that it took."""
+
+_retries: deque[tuple[str, int, str]] = deque()
+"""Requests to stores that were made again and of which no driver has heard yet, see `runner.store.retry.listen`."""
 
 
 def dask_setup(worker: Any) -> None:
@@ -41,6 +47,7 @@ def dask_setup(worker: Any) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(worker.name) % len(gpus)]
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    listen(lambda *retry: _retries.append(retry))
 
 
 def attempt(kind: str, spec: str, serial: int, topic: str, store: dict[str, Any]) -> None:
@@ -62,11 +69,20 @@ def attempt(kind: str, spec: str, serial: int, topic: str, store: dict[str, Any]
         with threadpool_limits(1):
             result = perform(kind, json.loads(spec))
     except Exception as error:  # noqa: BLE001 - whatever a task raises is for the driver to judge
-        tell(topic, {"what": FAILED, "serial": serial, "error": error_as_json(error)})
+        tell(topic, {"what": FAILED, "serial": serial, "error": error_as_json(error), "retries": _taken_retries()})
     else:
         for observe in observers:
             observe(json.loads(spec), time.perf_counter() - begin)
-        tell(topic, {"what": FINISHED, "serial": serial, "result": json.dumps(result)})
+        tell(topic, {"what": FINISHED, "serial": serial, "result": json.dumps(result), "retries": _taken_retries()})
+
+
+def _taken_retries() -> list[tuple[str, int, str]]:
+    """Take what nobody was told of yet; with several threads some of it may be of another task."""
+    taken = []
+    with suppress(IndexError):
+        while True:
+            taken.append(_retries.popleft())
+    return taken
 
 
 def tell(topic: str, message: dict[str, Any]) -> None:

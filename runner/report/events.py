@@ -196,11 +196,15 @@ class ParticleSetAside(Event):
 
 @dataclass(frozen=True)
 class StoreRetried(Event):
-    """A request to the store failed and is made again, now for the ``attempt``-th time."""
+    """A request to the store failed and is made again, now for the ``attempt``-th time.
+
+    ``worker`` made it, who tells of it at the end of a unit; empty for the driver.
+    """
 
     url: str
     attempt: int
     reason: str = ""
+    worker: str = ""
 
 
 @dataclass(frozen=True)

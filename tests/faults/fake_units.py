@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError, StorageError
+from runner.store.retry import retrying
 
 
 def square(spec: dict[str, Any]) -> dict[str, Any]:
@@ -39,6 +40,19 @@ def fail(spec: dict[str, Any]) -> dict[str, Any]:
     if spec["error"] == "storage":
         raise StorageError("s3://bucket: no answer; try again later")
     raise ZeroDivisionError("surprise")
+
+
+def stumble(spec: dict[str, Any]) -> dict[str, Any]:
+    """Make a request of a store that fails twice before it is answered."""
+    answers = iter([ConnectionError("reset"), ConnectionError("reset"), None])
+
+    def ask() -> None:
+        error = next(answers)
+        if error is not None:
+            raise error
+
+    retrying(ask, lambda: False, spec["url"])
+    return {}
 
 
 def die(spec: dict[str, Any]) -> dict[str, Any]:

@@ -182,6 +182,14 @@ def test_errors_of_units_come_back_from_workers(cluster: Cluster):
     assert sorted(retried) == ["other", "other", "storage", "storage", "twice", "twice"]
 
 
+def test_the_driver_tells_of_the_requests_that_its_workers_made_again(cluster: Cluster):
+    driver = cluster.driver("--workers", "1", tasks=[["u0", "stumble", {"url": "s3://bucket/chunk"}]])
+    assert driver.wait() == 0
+    told = [(each["url"], each["attempt"], each["reason"]) for each in driver.records("store_retried")]
+    assert told == [("s3://bucket/chunk", 2, "reset"), ("s3://bucket/chunk", 3, "reset")]
+    assert {each["worker"] for each in driver.records("store_retried")} == {cluster.outcomes()[0]["worker"]}
+
+
 def test_a_straggler_is_given_to_a_second_worker(cluster: Cluster):
     slow = ["slow", "slow_once", {"item": "slow", "folder": str(cluster.folder / "done")}]
     driver = cluster.driver("--workers", "2", tasks=[slow, *cluster.touch_tasks(10)])
