@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-STAGES = ("prepare", "poses", "sample", "shift", "first_pass", "posterior", "second_pass", "sums", "insert")
+STAGES = ("prepare", "poses", "sample", "shift", "first_pass", "second_pass", "scores", "posterior", "sums", "insert")
 """Stages of the E-step: particles prepared; orientations and translations listed; references rotated; particles
-translated; products of the first and of the second pass; weights and significance; products for the M-step; insertion.
+translated; matrix products of the first and of the second pass; norms, and scores put together from these; weights and
+significance; products for the M-step; insertion.
 """
 
 

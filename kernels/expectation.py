@@ -44,7 +44,7 @@ from kernels.statistics import ClassPoints, accumulate
 
 IntArray = npt.NDArray[np.int64]
 
-SCORES_PER_BATCH, PARTICLES_PER_BATCH = 1 << 25, 8
+SCORES_PER_BATCH, PARTICLES_PER_BATCH = 1 << 25, 16
 """Particles of a global search are compared in batches of so many scores and particles, whatever the memory."""
 
 
@@ -120,7 +120,7 @@ def _first_pass(
         batch = int(np.clip(SCORES_PER_BATCH // (candidates.prior.size * len(shifts)), 1, PARTICLES_PER_BATCH))
         for batched in slices(len(group), batch):
             members = group[batched]
-            with backend.clock.stage("first_pass"):
+            with backend.clock.stage("scores"):
                 terms = [_terms(particle, model, search, model.coarse_size, backend) for particle in members]
                 scores = coarse_scores(
                     terms, matrices, shifts, model.coarse_size, search.cross_correlation, model, backend
@@ -220,7 +220,7 @@ def _second_pass(
         with backend.clock.stage("poses"):
             matrices = candidates.matrices(search, rows, search.oversampling)
             shifts = fine_translations_px(search, model, columns, search.oversampling)
-        with backend.clock.stage("second_pass"):
+        with backend.clock.stage("scores"):
             rotated = room_for_references(f"references of class {k}", matrices, model.fine_size, backend)
             fine = fine_scores(
                 terms,

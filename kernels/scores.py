@@ -106,11 +106,19 @@ def weighted_power(rotated: Any, gains: Any, backend: Backend) -> Any:
     return backend.xp.square(rotated).sum(axis=1) @ gains.T
 
 
-def _score(norm: Any, cross: Any, cross_correlation: bool, xp: Any) -> Any:
-    """Scores to be minimised from the two products; norm (...), cross (..., T)."""
+def _product(stage: str, rotated: Any, images: Any, backend: Backend) -> Any:
+    """(n, m) cross terms of rotated references (n, 2, n_f) and particles (m, 2, n_f), timed as ``stage``."""
+    with backend.clock.stage(stage):
+        return rotated.reshape(len(rotated), -1) @ images.reshape(len(images), -1).T
+
+
+def _with_norms(scores: Any, norm: Any, cross_correlation: bool, xp: Any) -> Any:
+    """Scores to be minimised, in place of the negative cross terms (..., T); norm (...)."""
     if cross_correlation:
-        return -cross / xp.sqrt(xp.maximum(norm, np.finfo(norm.dtype).tiny))[..., None]
-    return norm[..., None] * norm.dtype.type(0.5) - cross
+        scores /= xp.sqrt(xp.maximum(norm, np.finfo(norm.dtype).tiny))[..., None]
+    else:
+        scores += norm[..., None] * norm.dtype.type(0.5)
+    return scores
 
 
 def coarse_scores(
@@ -134,25 +142,25 @@ def coarse_scores(
     """
     xp, points = backend.xp, sphere(size)
     shape = (len(terms), len(model.references_rft), len(matrices), len(shifts_px))
-    cross, norm = xp.zeros(shape, dtype=backend.real), xp.zeros(shape[:3], dtype=backend.real)
+    scores, norm = xp.zeros(shape, dtype=backend.real), xp.zeros(shape[:3], dtype=backend.real)
     for chosen, lines in points.blocks(COEFFICIENTS_PER_BLOCK):
         frequencies = points.frequencies_xyz[:, chosen]
         length = chosen.stop - chosen.start
         images = backend.reused("images", shape[0], shape[3], 2, length)
         for p, term in enumerate(terms):
             shifted(term.cross[chosen], shifts_px, points, model.box, backend, lines, images[p])
-        images = images.reshape(shape[0] * shape[3], -1).T
+        images = images.reshape(shape[0] * shape[3], 2, length)
         gains = xp.stack([term.norm[chosen] for term in terms])
         for k, reference in enumerate(model.references_rft):
             for r in slices(len(matrices), COARSE_ROWS_PER_BLOCK):
                 rotated = backend.reused("rotated", r.stop - r.start, 2, length)
                 sample(reference, matrices[r], frequencies, model.pad, backend, rotated)
                 norm[:, k, r] += weighted_power(rotated, gains, backend).T
-                product = rotated.reshape(len(rotated), -1) @ images
-                cross[:, k, r] += product.reshape(-1, shape[0], shape[3]).swapaxes(0, 1)
-                backend.clock.count("gemm_flops", 2 * product.size * images.shape[0])
+                product = _product("first_pass", rotated, images, backend)
+                scores[:, k, r] -= product.reshape(-1, shape[0], shape[3]).swapaxes(0, 1)
+                backend.clock.count("gemm_flops", 4 * product.size * length)
                 backend.clock.count("comparisons", product.size)
-    return _score(norm, cross, cross_correlation, xp)
+    return _with_norms(scores, norm, cross_correlation, xp)
 
 
 @dataclass(frozen=True)
@@ -264,7 +272,7 @@ def _block_scores(
     shape = (*matrices.shape[:2], *shifts_px.shape[:2])
     turned, moves = matrices.reshape(-1, 3, 3), shifts_px.reshape(-1, 3)
     norm = xp.zeros(len(turned), dtype=backend.real)
-    cross = xp.zeros((len(turned), len(moves)), dtype=backend.real)
+    scores = xp.zeros((len(turned), len(moves)), dtype=backend.real)
     for number, (chosen, lines) in enumerate(points.blocks(COEFFICIENTS_PER_BLOCK)):
         if rotated is None:
             turned_rft = backend.reused("rotated", len(turned), 2, chosen.stop - chosen.start)
@@ -275,8 +283,8 @@ def _block_scores(
         shifted(terms.cross[chosen], moves, points, model.box, backend, lines, images)
         norm += weighted_power(turned_rft, terms.norm[chosen][None], backend)[:, 0]
         backend.clock.count("fine_flops", 2 * turned_rft.size * len(moves))
-        cross += turned_rft.reshape(len(turned), -1) @ images.reshape(len(moves), -1).T
-    return _score(norm, cross, cross_correlation, xp).reshape(shape)
+        scores -= _product("second_pass", turned_rft, images, backend)
+    return _with_norms(scores, norm, cross_correlation, xp).reshape(shape)
 
 
 def slices(count: int, step: int) -> Iterator[slice]:

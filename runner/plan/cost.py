@@ -22,7 +22,7 @@ GRID_BYTES = 16 + 8
 GATHER_NUMBERS = 4
 """Numbers of the E-step's precision for each voxel of the grid on which a unit gathers insertions."""
 
-SCORES_PER_BATCH, PARTICLES_PER_BATCH = 1 << 25, 8
+SCORES_PER_BATCH, PARTICLES_PER_BATCH = 1 << 25, 16
 COEFFICIENTS_PER_BLOCK, ROWS_PER_BLOCK = 4096, 128
 """Shapes of the E-step's blocks: those of `kernels.expectation` and `kernels.scores`."""
 
@@ -328,7 +328,7 @@ class Rates:
     Attributes
     ----------
     stages : seconds for each particle (``prepare``), orientation (``poses``), coefficient (``sample``, ``shift``,
-        ``sums``, ``insert``), operation (``first_pass``, ``second_pass``) and comparison (``posterior``).
+        ``sums``, ``insert``), operation (``first_pass``, ``second_pass``) and comparison (``scores``, ``posterior``).
     maximization : seconds of one reconstruction with a grid of edge 1, growing as ``P^3``; accuracy : of one particle's
         estimate of accuracies; reading : bytes per second.
     """
@@ -345,8 +345,9 @@ STAGE_OF = {
     "sample": "samples",
     "shift": "shifts",
     "first_pass": "gemm_flops",
-    "posterior": "comparisons",
     "second_pass": "fine_flops",
+    "scores": "comparisons",
+    "posterior": "comparisons",
     "sums": "insertions",
     "insert": "insertions",
 }
