@@ -165,7 +165,8 @@ def _optics(positions: Positions, box: int, voxel_size_angst: float) -> Columns:
 def _block(star: StarFile, url: str) -> StarBlock:
     blocks = [block for block in star.blocks.values() if VOXELS[0] in block.columns or CENTERED[0] in block.columns]
     if len(blocks) != 1:
-        found = ", ".join(f"data_{name}" for name in star.blocks)
+        names = [f"data_{name}" for name in star.blocks]
+        found = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
         raise InputError(
             f"{url}: {len(blocks)} tables with rlnCoordinateX or rlnCenteredCoordinateXAngst (found {found}); "
             "give a STAR file with one table of positions"
