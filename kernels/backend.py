@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,7 @@ class Backend:
     real : dtype of bulk real arrays; ``complex`` is the matching complex dtype.
     memory_bytes : budget for the temporary arrays of one work unit.
     device : number of the GPU; 0 on the CPU.
+    tf32 : whether products of the first pass are rounded (:mod:`kernels.cuda.tf32`).
     clock, scratch : what the time of a work unit is counted with, and arrays that it uses again; a unit has its own.
     """
 
@@ -51,6 +53,7 @@ class Backend:
     real: np.dtype[Any]
     memory_bytes: int
     device: int = 0
+    tf32: bool = False
     clock: Clock = field(default_factory=Clock, compare=False, repr=False)
     scratch: Scratch = field(default_factory=Scratch, compare=False, repr=False)
 
@@ -90,7 +93,9 @@ def cpu_backend(precision: str = "float32", memory_bytes: int = 2 << 30) -> Back
     return Backend(np, scipy.fft, np.dtype(precision), memory_bytes)
 
 
-def cuda_backend(precision: str = "float32", *, device: int = 0, reserved_bytes: int = 0, units: int = 1) -> Backend:
+def cuda_backend(
+    precision: str = "float32", *, device: int = 0, reserved_bytes: int = 0, units: int = 1, tf32: bool = False
+) -> Backend:
     """CuPy on one GPU, which becomes the calling thread's.
 
     Parameters
@@ -98,6 +103,7 @@ def cuda_backend(precision: str = "float32", *, device: int = 0, reserved_bytes:
     device : number of the GPU.
     reserved_bytes : of the memory that is free now, what must stay so.
     units : work units that run at once and share half of the memory that is free and not reserved.
+    tf32 : round the factors of the products of the first pass.
 
     Raises
     ------
@@ -106,6 +112,7 @@ def cuda_backend(precision: str = "float32", *, device: int = 0, reserved_bytes:
     """
     try:
         import cupy
+        import cupy.cublas
         import cupyx.scipy.fft
     except ImportError as error:
         raise RuntimeError(f"CuPy cannot be imported ({error})") from error
@@ -114,6 +121,7 @@ def cuda_backend(precision: str = "float32", *, device: int = 0, reserved_bytes:
     found = int(cupy.cuda.runtime.getDeviceCount())
     if device >= found:
         raise RuntimeError(f"there is no GPU {device}, the numbers go from 0 to {found - 1}")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS: the same sums from run to run
     try:
         cupy.cuda.Device(device).use()
         product = cupy.ones((2, 2)) @ cupy.ones((2, 2))  # needs the compiler and the libraries that CuPy loads late
@@ -126,4 +134,4 @@ def cuda_backend(precision: str = "float32", *, device: int = 0, reserved_bytes:
     if reserved_bytes:
         cupy.get_default_memory_pool().set_limit(size=usable)
     budget = usable // 2 // max(1, units)
-    return Backend(cupy, cupyx.scipy.fft, np.dtype(precision), budget, device)
+    return Backend(cupy, cupyx.scipy.fft, np.dtype(precision), budget, device, tf32)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.backend import Backend
+from kernels.cuda.tf32 import tf32_product
 from kernels.fourier import crop
 from kernels.geometry import likelihood_shells
 from kernels.likelihood import FloatArray, Model
@@ -109,7 +110,10 @@ def weighted_power(rotated: Any, gains: Any, backend: Backend) -> Any:
 def _product(stage: str, rotated: Any, images: Any, backend: Backend) -> Any:
     """(n, m) cross terms of rotated references (n, 2, n_f) and particles (m, 2, n_f), timed as ``stage``."""
     with backend.clock.stage(stage):
-        return rotated.reshape(len(rotated), -1) @ images.reshape(len(images), -1).T
+        left, right = rotated.reshape(len(rotated), -1), images.reshape(len(images), -1).T
+        if backend.tf32 and stage == "first_pass":
+            return tf32_product(left, right, backend)
+        return left @ right
 
 
 def _with_norms(scores: Any, norm: Any, cross_correlation: bool, xp: Any) -> Any:

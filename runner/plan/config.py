@@ -120,6 +120,9 @@ class RefineConfig:
         section=_COMPUTE,
         bare_value="",
     )
+    tf32: bool = flag(
+        False, "round products of the first pass to TF32, for the tensor cores of a GPU", section=_COMPUTE
+    )
     free_gpu_memory: float = flag(0.0, "GPU memory to leave free in MB", section=_COMPUTE, results=False)
     memory: float = flag(1.0, "budget of the expectation step in GB for each thread", section=_COMPUTE, results=False)
     cache: str = flag(

@@ -106,6 +106,10 @@ def _check_halves(config: RefineConfig) -> None:
 
 def _check_modes(config: RefineConfig) -> None:
     _require(
+        not config.tf32 or (config.gpu is not None and not config.relion_parity),
+        "--tf32: it is for the single precision of a GPU; add --gpu and leave out --parity, or leave out --tf32",
+    )
+    _require(
         not (config.skip_align and config.gpu is not None),
         "--skip_align with --gpu: there is no search for a GPU to speed up; leave out --gpu",
     )

@@ -63,6 +63,7 @@ class Computing:
     memory_bytes: int
     gpu: bool
     reserved_bytes: int
+    tf32: bool = False
 
     @property
     def complex(self) -> np.dtype[Any]:
@@ -233,7 +234,11 @@ def open_backend(computing: Computing, device: Device = Device()) -> Backend:
     if not computing.gpu:
         return cpu_backend(computing.precision, computing.memory_bytes)
     return cuda_backend(
-        computing.precision, device=device.gpu, reserved_bytes=computing.reserved_bytes, units=device.units
+        computing.precision,
+        device=device.gpu,
+        reserved_bytes=computing.reserved_bytes,
+        units=device.units,
+        tf32=computing.tf32,
     )
 
 

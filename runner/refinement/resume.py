@@ -38,7 +38,7 @@ _SEARCH = "healpix_order psi_step offset_range offset_step"
 _NEVER_KEPT = """
     continue_ force_converge auto_iter_max auto_ignore_angles auto_resol_angles allow_coarser_sampling
     minimum_angular_sampling maximum_angular_sampling always_cc lowpass_mask lowpass maxsig skip_gridding gridding_iter
-    minres_map skip_maximize j gpu free_gpu_memory memory parity overwrite on_bad_particle store
+    minres_map skip_maximize j gpu tf32 free_gpu_memory memory parity overwrite on_bad_particle store
 """
 _SIGMAS = ("sigma_rot", "sigma_tilt", "sigma_psi")
 

@@ -293,6 +293,7 @@ def _computing(config: RefineConfig, events: Events, in_process: bool) -> tuple[
         memory_bytes=int(config.memory * 2**30),
         gpu=config.gpu is not None,
         reserved_bytes=int(config.free_gpu_memory * 2**20),
+        tf32=config.tf32,
     )
     if config.gpu is None:
         return computing, Device()

@@ -18,6 +18,7 @@ import numpy as np
 import scipy.fft
 
 from kernels.backend import Backend
+from kernels.cuda.tf32 import DEFAULT_MATH, TF32_TENSOR_OP_MATH
 from tests.unit.cuda_on_cpu import RawModule  # noqa: F401 -- the stand-in of cupy.RawModule
 
 SCALARS = (bool, int, float, complex, np.generic)
@@ -339,9 +340,37 @@ class _PlanCache:
     def clear(self) -> None:
         """There is no plan."""
 
+    def set_memsize(self, memsize: int) -> None:
+        """Nothing has any size."""
 
+
+class _Handle:
+    """Of cuBLAS, with its mode."""
+
+    mode = DEFAULT_MATH
+
+
+def _gemm(transa: str, transb: str, a: Any, b: Any) -> DeviceArray:
+    """``cupy.cublas.gemm`` of matrices as they are."""
+    assert (transa, transb) == ("N", "N")
+    factors = _on_device(a), _on_device(b)
+    if _handle.mode == TF32_TENSOR_OP_MATH:
+        factors = tuple(_tf32(each) for each in factors)
+    return DeviceArray(np.asfortranarray(np.matmul(*factors)))
+
+
+def _tf32(values: np.ndarray) -> np.ndarray:
+    """float32 rounded to 10 bits of mantissa."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+_handle = _Handle()
+cublas = SimpleNamespace(gemm=_gemm)
 cuda = SimpleNamespace(
     Device=_Device,
+    device=SimpleNamespace(get_cublas_handle=lambda: _handle),
+    cublas=SimpleNamespace(setMathMode=lambda handle, mode: setattr(handle, "mode", mode)),
     Stream=_Stream,
     Event=_Event,
     get_current_stream=_Stream,

@@ -61,7 +61,7 @@ class Machine:
         self.limits.append(size)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-        modules = {name: ModuleType(name) for name in ("cupy", "cupyx", "cupyx.scipy")}
+        modules = {name: ModuleType(name) for name in ("cupy", "cupy.cublas", "cupyx", "cupyx.scipy")}
         modules["cupyx.scipy.fft"] = modules["cupyx.scipy"].fft = ModuleType("fft")
         modules["cupyx"].scipy = modules["cupyx.scipy"]
         cupy = modules["cupy"]

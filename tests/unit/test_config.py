@@ -64,6 +64,8 @@ IMPOSSIBLE = [
     ({**CLASSIFY, "adaptive_fraction": 0.0}, "--adaptive_fraction 0"),
     ({**CLASSIFY, "memory": float("inf")}, "--memory inf"),
     ({**CLASSIFY, "gpu": "first"}, "--gpu first"),
+    ({**CLASSIFY, "tf32": True}, "--tf32: it is for the single precision of a GPU"),
+    ({**CLASSIFY, "tf32": True, "gpu": "", "parity": "relion-3.1"}, "--tf32: it is for the single precision of a GPU"),
     ({**CLASSIFY, "j": 0}, "--j 0 is too small"),
     ({**CLASSIFY, "sym": ""}, "--sym is missing"),
 ]

@@ -12,11 +12,15 @@ import pytest
 from kernels.accumulators import Accumulators
 from kernels.accuracy import pose_accuracy
 from kernels.backend import Backend, cpu_backend
+from kernels.cuda.tf32 import DEFAULT_MATH
 from kernels.cuda.upload import uploaded
 from kernels.expectation import expectation
 from kernels.fourier import centre_signs, crop, forward, inverse
 from kernels.likelihood import Assignment, Mask, Model, Particle, Rules, Search
+from kernels.orientations import euler_to_matrix
 from kernels.posterior import significant, winner
+from kernels.preparation import prepare_all
+from kernels.scores import coarse_scores, likelihood_terms
 from kernels.sphere import shifted, sphere
 from tests.unit import strict_device
 from tests.unit.strict_device import DeviceArray, strict_backend
@@ -49,6 +53,24 @@ def assert_same_on_device(
         assert np.abs(here - there).max() <= RELATIVE[precision] * np.abs(there).max(), name
     for one, other in zip(assignments, expected, strict=True):
         assert_same_assignment(one, other, precision)
+
+
+def assert_same_with_rounded_products(particles: list[Particle], model: Model, search: Search, device: Backend):
+    """With TF32 in the first pass as many points are significant, and the poses are the same; the scores are not."""
+    rounded = replace(device, tf32=True)
+    (_, found), (_, expected) = (
+        expectation(particles, placed(model, each), search, MASK, Rules(), each) for each in (rounded, device)
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert_same_assignment(one, other, device.real.name)
+    prepared = prepare_all(particles, model, MASK, Rules(), False, device)
+    terms = [likelihood_terms(each, model, model.coarse_size, device) for each in prepared]
+    matrices = euler_to_matrix(np.random.default_rng(1).uniform(-180, 180, size=(20, 3)))
+    exact, near = (
+        coarse_scores(terms, matrices, np.zeros((1, 3)), model.coarse_size, False, placed(model, each), each).get()
+        for each in (device, rounded)
+    )
+    assert 0 < np.abs(near - exact).max() < 2e-3 * np.abs(exact).max()
 
 
 def assert_same_assignment(one: Assignment, other: Assignment, precision: str):
@@ -84,6 +106,13 @@ def test_the_other_background_of_particles_on_a_device():
     model, search = problem("local")
     other = replace(MASK, zero_fill=not MASK.zero_fill)
     assert_same_on_device(tiny_particles(), model, search, strict_backend(), Rules(), other)
+
+
+@pytest.mark.parametrize("case", ["global", "local"])
+def test_rounded_products_of_the_first_pass_select_the_same_points(case: str):
+    model, search = problem(case)
+    assert_same_with_rounded_products(tiny_particles(), model, search, strict_backend())
+    assert strict_device.cuda.device.get_cublas_handle().mode == DEFAULT_MATH
 
 
 @pytest.mark.parametrize("case", ["global", "local", "cross-correlation"])
