@@ -9,13 +9,24 @@ import pytest
 
 from kernels.accuracy import pose_accuracy
 from kernels.backend import Backend, cpu_backend, cuda_backend
+from kernels.calibration import _unit
+from kernels.clock import Clock
+from kernels.expectation import expectation
 from kernels.fourier import crop, forward, inverse
-from kernels.likelihood import Rules
+from kernels.halving import expectation_within_memory
+from kernels.likelihood import Mask, Rules
 from kernels.orientations import euler_to_matrix
 from kernels.projection import sample
 from kernels.sphere import shifted, sphere
+from tests.gpu.run_all import problem as unit_problem
 from tests.unit.test_back_projection import TOLERANCE, projected
-from tests.unit.test_device_path import RELATIVE, assert_same_on_device, placed
+from tests.unit.test_device_path import (
+    RELATIVE,
+    assert_same_assignment,
+    assert_same_on_device,
+    assert_same_with_rounded_products,
+    placed,
+)
 from tests.unit.test_expectation import BOX, CASES, problem, tiny_particles
 from tests.unit.test_scores import use_small_blocks
 
@@ -56,6 +67,33 @@ def test_a_gpu_with_little_memory_works_in_many_blocks(case: str, device: Backen
     use_small_blocks(monkeypatch)
     model, search = problem(case)
     assert_same_on_device(tiny_particles(), model, search, replace(device, memory_bytes=1 << 14), Rules())
+
+
+@pytest.mark.parametrize("case", ["global", "local"])
+def test_rounded_products_of_the_first_pass_select_the_same_points_on_the_gpu(case: str, device: Backend):
+    if device.real == np.float32:
+        assert_same_with_rounded_products(tiny_particles(), *problem(case), device)
+
+
+def test_particles_that_do_not_fit_on_the_gpu_are_halved(device: Backend):
+    pool = device.xp.get_default_memory_pool()
+    particles, model, search = _unit(unit_problem(box=24, order=1, local=False, particles=8), device)
+    mask = Mask(10.0, 3.0, True)
+    device.free_memory()
+    expected, poses = expectation(particles, model, search, mask, Rules(), device)
+    limit, clock = pool.total_bytes(), Clock()
+    try:
+        while not clock.counts.get("halvings"):
+            device.free_memory()
+            limit = limit * 9 // 10
+            pool.set_limit(size=limit)
+            sums, found = expectation_within_memory(particles, model, search, mask, Rules(), device, clock)
+    finally:
+        pool.set_limit(size=0)
+    for one, other in zip(found, poses, strict=True):
+        assert_same_assignment(one, other, device.real.name)
+    largest = np.abs(expected.data_rft).max()
+    assert np.abs(sums.data_rft - expected.data_rft).max() <= RELATIVE[device.real.name] * largest
 
 
 def test_centred_transforms_and_cropping_on_the_gpu(device: Backend):
