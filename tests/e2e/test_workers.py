@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,13 +59,16 @@ def results() -> dict[str, bytes]:
     return files
 
 
-@pytest.mark.parametrize("command", [HALVES, CLASSES], ids=["refinement", "classification"])
-def test_processes_give_the_bytes_of_threads(cluster: Cluster, command: list[str]):
+@pytest.mark.parametrize(
+    ("command", "workers"), [(HALVES, [2]), (CLASSES, [1, 2, 4])], ids=["refinement", "classification"]
+)
+def test_processes_give_the_bytes_of_threads(cluster: Cluster, command: list[str], workers: list[int]):
     assert cli.run(command) == 0
     alone = results()
     assert len(alone) > 10
-    assert cli.run([*command, "--workers", "2"]) == 0
-    assert results() == alone
+    for number in workers:
+        assert cli.run([*command, "--workers", str(number)]) == 0
+        assert results() == alone, number
 
 
 @pytest.mark.slow
@@ -100,7 +105,28 @@ def test_same_bytes_whoever_dies(cluster: Cluster):
                 scheduler = cluster.scheduler()
     assert driver.wait() == 0, driver.log.read_text()
     assert deaths == []
+    assert_lost_units_are_those_under_way(cluster)
     assert results() == alone
+
+
+def assert_lost_units_are_those_under_way(cluster: Cluster) -> None:
+    """Each death of a worker, of one thread, lost one unit or none; no unit was computed again that had been finished.
+
+    The log of the run lacks what drivers that were killed have told last; all of it is on their standard error.
+    """
+    told = [record for process in cluster.started for record in process.records("worker_lost")]
+    logged = [json.loads(line) for line in Path("out/run_events.jsonl").read_text().splitlines()]
+    lost = [record["units"] for record in logged if record["event"] == "worker_lost"]
+    assert 0 < len(lost) <= len(told)
+    assert max(len(record["units"]) for record in told) <= 1
+    computed: Counter[tuple[int, str]] = Counter()
+    for process in cluster.started:
+        iteration = 0
+        for record in process.records():
+            iteration = record["iteration"] if record["event"] == "iteration_started" else iteration
+            if record["event"] == "unit_finished" and record["unit"].startswith("unit_") and record["worker"]:
+                computed[iteration, record["unit"]] += 1
+    assert set(computed.values()) == {1}
 
 
 def test_driver_is_stopped_and_goes_on_with_other_workers(cluster: Cluster):
