@@ -21,7 +21,7 @@ from pathlib import Path
 
 from runner.store import objects
 from tests.accuracy.run import COMMANDS, DIAMETER_ANGST, prepare
-from tests.benchmarks.paired import Timing, timed
+from tests.benchmarks.processes import Timing, timed
 from tests.parity.programs import TOMOBURST
 from tests.store.s3_server import running
 
