@@ -17,7 +17,7 @@ from runner.store.cache import open_cache
 from runner.store.particles import ParticleStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -96,10 +96,9 @@ class StoreSource:
         self, store: ParticleStore, positions: list[int] | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES
     ) -> None:
         self._store = store
-        self._positions = positions
+        self.positions: Sequence[int] = range(len(store)) if positions is None else positions
         self._ctfs = _Recent(cache_bytes)
-        rows = enumerate(range(len(store)) if positions is None else positions)
-        self.bad = {row: store.bad[position] for row, position in rows if position in store.bad}
+        self.bad = {row: store.bad[position] for row, position in enumerate(self.positions) if position in store.bad}
 
     def read(self, rows: Iterable[int]) -> Iterator[npt.NDArray[np.float32] | InputError]:
         """As `ParticleSource.read`."""
@@ -123,7 +122,7 @@ class StoreSource:
         return volume
 
     def _position(self, row: int) -> int:
-        return int(row) if self._positions is None else self._positions[row]
+        return self.positions[int(row)]
 
 
 def read_particle_volume(table: ParticleTable, particle: int) -> npt.NDArray[np.float32]:

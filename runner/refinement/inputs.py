@@ -190,12 +190,12 @@ def particles_of(table: ParticleTable, ctf: bool) -> Particles:
     """
     names = "\n".join([*table.image_urls, *(table.ctf_urls or []), *map(str, table.optics)])
     position, row_number = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    if table.store:
-        stored = {name: row for row, name in enumerate(ParticleStore.open(table.store).sources()["images"])}
-        position, row_number = np.array([stored[name] for name in table.image_names]), table.row_number
+    source = open_source(table, ctf)
+    if isinstance(source, StoreSource):
+        position, row_number = np.array(source.positions), table.row_number
     digest = hashlib.sha256(names.encode()).hexdigest()
     where = Where(table.source, ctf, digest, absolute(table.store), position, row_number)
-    particles = Particles(where, open_source(table, ctf), table.describe)
+    particles = Particles(where, source, table.describe)
     _particles.put(_key(where), particles)
     return particles
 
