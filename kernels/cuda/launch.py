@@ -19,8 +19,13 @@ def launch(kernel: str, threads: int, arguments: tuple[Any, ...], backend: Backe
     ----------
     arguments : C-contiguous arrays of the device, int for ``integer`` and float for ``double``.
     """
-    compiled = _module(backend.xp, "float" if backend.real.itemsize == 4 else "double").get_function(kernel)
+    compiled = _compiled(kernel, backend.xp, "float" if backend.real.itemsize == 4 else "double")
     compiled((-(-threads // THREADS),), (THREADS,), arguments)
+
+
+@cache
+def _compiled(kernel: str, xp: Any, real: str) -> Any:
+    return _module(xp, real).get_function(kernel)
 
 
 @cache
