@@ -8,10 +8,9 @@ each kind of iteration on this machine.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from threadpoolctl import threadpool_limits
 
@@ -24,20 +23,19 @@ from runner.plan.cost import (
     FLATTEST,
     SHARPEST,
     Data,
-    Device,
     Kind,
-    Memory,
     Operations,
     Rates,
     Sharpness,
     expected_sharpness,
-    memory,
     operations,
     stage_seconds,
 )
 from runner.plan.expected import Assumptions
+from runner.plan.memory import Memory, Shares, flattest
 from runner.plan.plan_config import PlanConfig
 from runner.plan.units import batch_size, chunk_rows, reduction_levels, unit_rows
+from runner.planning.budget import FINEST, Account, data_of, peak_bytes, process_of
 from runner.planning.kinds import expected_kinds
 from runner.planning.rates import Timing, load_kernels
 from runner.report.cost_table import print_plan
@@ -120,28 +118,23 @@ def run_plan(config: PlanConfig, events: Events) -> None:
 def make_plan(config: PlanConfig, events: Events) -> Plan:
     """Plan a run; raises what `run_plan` raises."""
     head = read_particle_head(config.i)
-    data = Data(
-        particles=head.particles,
-        groups=head.groups,
-        box=head.box,
-        voxel_size_angst=head.voxel_size_angst,
-        volume_bytes=head.volume_bytes,
-        ctf_bytes=head.ctf_bytes if config.ctf else 0.0,
-    )
+    data = data_of(config, head)
     assumed = Assumptions(
         resolution_angst=config.resolution if config.resolution > 0 else VOXELS_RESOLVED * data.voxel_size_angst,
         iterations_per_order=config.iterations_per_order,
     )
+    finest = Assumptions(FINEST * data.voxel_size_angst, 1)
     with threadpool_limits(1):
         backend = _backend(config, events)
         expected = list(expected_kinds(config, data, assumed))
         load_kernels(config, *expected[-1], backend)
         start_seconds = time.process_time()
-        base_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # before anything of the data's size
+        account = Account(data, process_of(config, peak_bytes()))  # before anything of the data's size is there
+        shares = account.shares(config.memory, [kind for kind, _ in expected_kinds(config, data, finest)])
         floors = measure_floors(backend)
         rate = config.rate * 1e9 if config.rate > 0 else floors.product_flops
         timing = Timing(config, data, backend, floors.product_flops / rate)
-        work = _Work(data, config, backend.memory_bytes, base_bytes)
+        work = _Work(config, account, shares)
         kinds = [work.planned(kind, timing.rates(kind, search)) for kind, search in expected]
     return _summed(config, work, kinds, start_seconds, floors, rate, _stated(config, head, assumed))
 
@@ -149,15 +142,13 @@ def make_plan(config: PlanConfig, events: Events) -> Plan:
 class _Work:
     """How the particles are dealt out to the devices."""
 
-    def __init__(self, data: Data, config: PlanConfig, memory_bytes: int, base_bytes: int) -> None:
-        self.data = data
+    def __init__(self, config: PlanConfig, account: Account, shares: Shares) -> None:
+        self.data = data = account.data
         self.units = len(unit_rows(data.particles))
         self.chunks = len(chunk_rows(data.particles))
         self.chunk = batch_size(data.particles)
         self.devices = config.devices if config.devices > 0 else config.workers or config.j
-        threads = 1 if config.workers or config.scheduler else config.j
-        self._device = Device(self.devices, memory_bytes, threads)
-        self._base_bytes = base_bytes
+        self._account, self._shares = account, shares
 
     def planned(self, kind: Kind, rates: Rates) -> PlannedKind:
         """Operations, memory and seconds of one kind of iteration."""
@@ -167,13 +158,12 @@ class _Work:
             return stage_seconds(found, kind, rates, self.devices, self.units)
 
         expected = expected_sharpness(kind)
-        flattest = replace(FLATTEST[kind.local], orientations=kind.orientations)  # of a unit one such particle counts
         stages = seconds(expected)
         return PlannedKind(
             kind=kind,
             operations=operations(self.data, kind, expected, self.units, self.chunks),
-            memory=self._memory(kind, flattest if expected == BLURRED[True] else expected),
-            flattest_bytes=self._memory(kind, flattest).peak,
+            memory=self._memory(kind, flattest(kind) if expected == BLURRED[True] else expected),
+            flattest_bytes=self._memory(kind, flattest(kind)).peak,
             stages=stages,
             seconds=sum(stages.values()),
             fastest=sum(seconds(SHARPEST).values()),
@@ -181,7 +171,7 @@ class _Work:
         )
 
     def _memory(self, kind: Kind, sharp: Sharpness) -> Memory:
-        return memory(self.data, kind, sharp, self._device, self.units, self.chunk, self._base_bytes)
+        return self._account.memory(kind, sharp, self._shares)
 
 
 def _backend(config: PlanConfig, events: Events) -> Backend:
@@ -191,7 +181,7 @@ def _backend(config: PlanConfig, events: Events) -> Backend:
             return cuda_backend(precision, reserved_bytes=int(config.free_gpu_memory * 2**20), units=config.j)
         except RuntimeError as error:
             events.warn(f"--gpu: {error}; times are those of the CPU of this machine")
-    return cpu_backend(precision, int(config.memory * 2**30))
+    return cpu_backend(precision)
 
 
 def _summed(

@@ -7,6 +7,7 @@ poses, reconstruct, update the resolution and the sampling; an automated refinem
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from threadpoolctl import threadpool_limits
 
@@ -15,7 +16,9 @@ from runner.execute.protocol import Executor
 from runner.execution import open_executor
 from runner.model.state import RunState
 from runner.plan.config import RefineConfig
+from runner.plan.memory import Shares
 from runner.plan.schedule import has_converged
+from runner.planning.budget import settle_shares
 from runner.refinement.beginning import Beginning, NewRun
 from runner.refinement.iteration import assign_poses, iterate, with_initial_resolution
 from runner.refinement.output import iteration_names, write_data, write_iteration, write_unfiltered
@@ -46,6 +49,7 @@ def run_refine(config: RefineConfig, events: Events) -> None:
         events.note(f"{beginning.config.o}: this run is finished, nothing is left to do; --overwrite starts it afresh")
         events.emit(record.result)
         return
+    shares = settle_shares(record.config)
     pulse = Pulse()
     events.add(pulse)
     cancellation = Cancellation(RunLayout(record.config.o), pulse.state)
@@ -57,12 +61,13 @@ def run_refine(config: RefineConfig, events: Events) -> None:
     ):
         if record.result is None:
             cancellation.begin(events)
-            _drive(beginning, record, executor, events)
+            _drive(beginning, record, executor, events, shares)
 
 
-def _drive(beginning: Beginning, record: RunRecord, executor: Executor, events: Events) -> None:
+def _drive(beginning: Beginning, record: RunRecord, executor: Executor, events: Events, shares: Shares) -> None:
     """Compute what is not done yet."""
     run = beginning.open_run(record.config, events, executor)
+    run = replace(run, device=replace(run.device, shares=shares))
     record.begin(len(run.table))
     state = record.last_state()
     announce(run, record.is_ours, None if state is None else state.iteration)

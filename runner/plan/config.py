@@ -124,7 +124,12 @@ class RefineConfig:
         False, "round products of the first pass to TF32, for the tensor cores of a GPU", section=_COMPUTE
     )
     free_gpu_memory: float = flag(0.0, "GPU memory to leave free in MB", section=_COMPUTE, results=False)
-    memory: float = flag(1.0, "budget of the expectation step in GB for each thread", section=_COMPUTE, results=False)
+    memory: float = flag(
+        -1.0,
+        "most main memory in GB that the process, or each of the processes of --workers, takes (-1: no limit)",
+        section=_COMPUTE,
+        results=False,
+    )
     cache: str = flag(
         "",
         "folder on a fast local disk where chunks of particles are kept for later iterations",

@@ -1,4 +1,4 @@
-"""Operations, bytes and memory of a run, counted from its settings before anything is read.
+"""Operations and bytes of a run, counted from its settings before anything is read.
 
 Counts of kernels' clocks and of this model have the same names and meanings, so that predictions can be held against
 runs. What only the data decide, how sharp the posteriors are, is an assumption with a range: `Sharpness`.
@@ -11,20 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runner.plan.units import FAN_IN
-
-REAL, COMPLEX = 4, 8
-"""Bytes of a number of the E-step; sums are kept in twice the precision."""
+REAL = 4
+"""Bytes of a number of the E-step in single precision."""
 
 GRID_BYTES = 16 + 8
 """Complex sum and weight of one voxel of an accumulator."""
-
-GATHER_NUMBERS = 4
-"""Numbers of the E-step's precision for each voxel of the grid on which a unit gathers insertions."""
-
-SCORES_PER_BATCH, PARTICLES_PER_BATCH = 1 << 25, 16
-COEFFICIENTS_PER_BLOCK, ROWS_PER_BLOCK = 4096, 128
-"""Shapes of the E-step's blocks: those of `kernels.expectation` and `kernels.scores`."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +36,6 @@ class Data:
     voxel_size_angst: float
     volume_bytes: int
     ctf_bytes: float = 0.0
-
-
-@dataclass(frozen=True)
-class Device:
-    """What computes: ``threads`` or GPUs at once, ``memory_bytes`` the budget of each for temporary arrays."""
-
-    threads: int
-    memory_bytes: int
-    per_process: int = 1
 
 
 @dataclass(frozen=True)
@@ -216,109 +198,6 @@ def operations(data: Data, kind: Kind, sharp: Sharpness, units: int, chunks: int
 
 RUN_FILES = 8
 """Objects of an iteration beside those of units and maps: tables, input, state and commit."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of one kind of iteration.
-
-    Attributes
-    ----------
-    accumulators : of all halves and classes; references : their transforms, in double precision and as compared.
-    prepared : a chunk's particles and their transforms; blocks : temporary arrays of products and scores, which
-        ``--memory`` limits; result : what a unit writes, with its copies; all of one thread.
-    expectation : peak of a process with its threads; maximization : of the M-step, halves at once.
-    """
-
-    accumulators: int
-    references: int
-    prepared: int
-    blocks: int
-    result: int
-    expectation: int
-    maximization: int
-
-    @property
-    def peak(self) -> int:
-        """The larger of the two steps' peaks."""
-        return max(self.expectation, self.maximization)
-
-
-COPIES_OF_A_RESULT = 3
-"""The sums of a unit, and its object while it is put together and while it is written."""
-
-
-REMEMBERED_BYTES = 2**30
-"""Results of units that a process remembers until they are merged (`runner.refinement.result`)."""
-
-
-def memory(data: Data, kind: Kind, sharp: Sharpness, device: Device, units: int, chunk: int, base_bytes: int) -> Memory:
-    """Predict the resident memory of one process.
-
-    Parameters
-    ----------
-    units : of the iteration; chunk : particles that a unit reads and computes at a time; base_bytes : of the process
-        before it has read anything.
-    """
-    each = accumulator_bytes(kind.classes, data.groups, kind.directions, data.box, kind.grid)
-    grids = kind.halves * kind.classes * grid_voxels(kind.grid)
-    references = grids * (2 * COMPLEX + COMPLEX)
-    result = result_bytes(kind.classes, kind.halves, data.groups, kind.directions, data.box, kind.grid)
-    prepared = chunk * REAL * (data.box**3 + half_voxels(data.box) * (data.ctf_bytes > 0))
-    prepared += -(-chunk // kind.halves) * _transformed_bytes(data, kind)
-    blocks = block_bytes(kind, sharp, device.memory_bytes, chunk)
-    gathered = kind.classes * grid_voxels(kind.grid) * GATHER_NUMBERS * REAL
-    thread = prepared + max(blocks + each + gathered + result, COPIES_OF_A_RESULT * result)
-    waiting = FAN_IN if units > FAN_IN else min(units, device.per_process)
-    held = base_bytes + references + min(REMEMBERED_BYTES, waiting * result)
-    return Memory(
-        accumulators=kind.halves * each,
-        references=references,
-        prepared=prepared,
-        blocks=blocks,
-        result=COPIES_OF_A_RESULT * result,
-        expectation=held + result + device.per_process * thread,
-        maximization=base_bytes
-        + references
-        + kind.halves * each
-        + min(device.per_process, kind.halves) * _reconstruction_bytes(data, kind),
-    )
-
-
-ARRAYS_OF_THE_GRID, ARRAYS_OF_THE_BOX = 9, 3
-"""Arrays of double numbers that a reconstruction holds at its peak: P^3 for the weights, or the padded box."""
-
-
-def _reconstruction_bytes(data: Data, kind: Kind) -> int:
-    padded = round((kind.grid - 3) / kind.current_size * data.box)
-    return 8 * max(ARRAYS_OF_THE_GRID * kind.grid**3, ARRAYS_OF_THE_BOX * padded**3)
-
-
-def _transformed_bytes(data: Data, kind: Kind) -> int:
-    """Transforms of one particle with and without mask, and its CTF, at the current size."""
-    return half_voxels(kind.current_size) * (2 * COMPLEX + REAL * (data.ctf_bytes > 0))
-
-
-def block_bytes(kind: Kind, sharp: Sharpness, budget: int, chunk: int) -> int:
-    """Temporary arrays of one unit: blocks of fixed shape, scores, and rotated references as far as the budget goes."""
-    points = kind.classes * kind.orientations * kind.translations
-    compared = 1 if kind.local else max(1, chunk // kind.halves)
-    batch = min(compared, PARTICLES_PER_BATCH, max(1, SCORES_PER_BATCH // points))
-    length = 2 * min(kind.coarse_coefficients, COEFFICIENTS_PER_BLOCK)
-    images = 2 * batch * kind.translations * length  # as translated, and side by side
-    rows = min(kind.orientations, ROWS_PER_BLOCK)
-    first = 2 * batch * points + images + rows * (length + batch * kind.translations)
-    posterior = batch * points + 3 * points
-    children: int = 8**kind.oversampling
-    tables = ROWS_PER_BLOCK * children * sharp.translations
-    second = batch * points + tables + kept_references(kind, sharp, budget) // REAL
-    return REAL * max(first, posterior, second)
-
-
-def kept_references(kind: Kind, sharp: Sharpness, budget: int) -> int:
-    """Bytes of a particle's rotated references that are kept from the second pass to the sums; 0: sampled again."""
-    needed: int = REAL * 2 * sharp.orientations * 8**kind.oversampling * kind.fine_coefficients
-    return needed if kind.oversampling > 0 and needed <= budget // 2 else 0
 
 
 @dataclass(frozen=True)

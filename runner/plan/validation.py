@@ -211,7 +211,7 @@ def _check_numbers(config: RefineConfig) -> None:
     _one_of("--pad", config.pad, (1, 2, 3))
     _one_of("--on_bad_particle", config.on_bad_particle, BAD_PARTICLE_POLICIES)
     _positive("--tau2_fudge", config.tau2_fudge, "")
-    _positive("--memory", config.memory, "GB")
+    _positive_or_off("--memory", config.memory, "GB")
     _require(
         0 < config.adaptive_fraction <= 1,
         f"--adaptive_fraction {config.adaptive_fraction:g}: give a share above 0, at most 1",

@@ -10,6 +10,7 @@ from typing import Any
 from kernels.backend import Backend
 from kernels.calibration import Problem, accuracy_seconds, reconstruction_seconds, run_problem
 from kernels.clock import Clock
+from runner.plan.config import RefineConfig
 from runner.plan.cost import STAGE_OF, Data, Kind, Rates
 from runner.plan.plan_config import PlanConfig
 from runner.planning.kinds import Search
@@ -71,14 +72,14 @@ class Timing:
         return min(seconds)
 
 
-def load_kernels(config: PlanConfig, kind: Kind, search: Search, backend: Backend) -> None:
+def load_kernels(config: RefineConfig, kind: Kind, search: Search, backend: Backend) -> None:
     """Let the compiled kernels be loaded, and caches of grids be filled, before anything is measured."""
     small = replace(_problem(config, kind, search, WARM_BOX), coarse_size=WARM_BOX, current_size=WARM_BOX)
     run_problem(small, backend)
     accuracy_seconds(small, backend)
 
 
-def _problem(config: PlanConfig, kind: Kind, search: Search, box: int) -> Problem:
+def _problem(config: RefineConfig, kind: Kind, search: Search, box: int) -> Problem:
     """A unit of this kind: a local search is as it is, of a global one some orientations are taken."""
     particles = 1 if kind.local else 4
     each = kind.coarse_coefficients * (4 * kind.translations * particles + SAMPLING_IN_FLOPS)

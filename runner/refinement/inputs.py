@@ -22,6 +22,7 @@ from runner.execute.images import ParticleSource, StoreSource, open_source
 from runner.formats.checkpoint import pack, unpack
 from runner.formats.particles import read_particles
 from runner.model.particles import ParticleTable
+from runner.plan.memory import WITHOUT_BUDGET, Shares
 from runner.refinement.memory import Recent
 from runner.store.cache import open_cache
 from runner.store.objects import absolute, read_bytes, write_bytes
@@ -57,10 +58,9 @@ class Where:
 
 @dataclass(frozen=True)
 class Computing:
-    """How units are computed, as far as their bytes depend on it; the ``--memory`` is that of one thread."""
+    """How units are computed, as far as their bytes depend on it."""
 
     precision: str
-    memory_bytes: int
     gpu: bool
     reserved_bytes: int
     tf32: bool = False
@@ -73,10 +73,13 @@ class Computing:
 
 @dataclass(frozen=True)
 class Device:
-    """Where a process computes, on which no byte depends: the number of its GPU, and how many units share it."""
+    """Where a process computes, on which no byte depends: the number of its GPU, how many units share it, and what
+    the process may spend on speed.
+    """
 
     gpu: int = 0
     units: int = 1
+    shares: Shares = WITHOUT_BUDGET
 
 
 @dataclass(frozen=True)
@@ -232,7 +235,7 @@ def open_backend(computing: Computing, device: Device = Device()) -> Backend:
         A GPU is asked for and cannot be used.
     """
     if not computing.gpu:
-        return cpu_backend(computing.precision, computing.memory_bytes)
+        return cpu_backend(computing.precision, 2 * device.shares.references_bytes)
     return cuda_backend(
         computing.precision,
         device=device.gpu,

@@ -89,7 +89,7 @@ def maximize_halves(
         spectra = replace(half, fsc=fsc[None], sigma2_ref=noise_left[None], ssnr=ssnr[None], tau2=tau2[None])
         return _new_model(run, spectra, total, schedule, cross_correlation, final)
 
-    updated = list(ordered_map(maximize, zip(halves, sums, strict=True), run.config.j))
+    updated = list(ordered_map(maximize, zip(halves, sums, strict=True), _at_once(run)))
     for half in updated[1:]:
         half.ssnr, half.average_pmax = updated[0].ssnr.copy(), updated[0].average_pmax
     return updated, schedule, unregularised
@@ -131,7 +131,12 @@ def _join(run: Run, sums: list[Accumulators], schedule: ScheduleState) -> None:
 
 
 def _unregularised(run: Run, sums: list[Accumulators], schedule: ScheduleState) -> HalfMaps:
-    return HalfMaps(*ordered_map(lambda half: _plain_map(run, half, schedule), sums, run.config.j))
+    return HalfMaps(*ordered_map(lambda half: _plain_map(run, half, schedule), sums, _at_once(run)))
+
+
+def _at_once(run: Run) -> int:
+    """Halves that are reconstructed at a time."""
+    return min(run.config.j, run.device.shares.reconstructions)
 
 
 def _plain_map(run: Run, sums: Accumulators, schedule: ScheduleState) -> npt.NDArray[np.float32]:

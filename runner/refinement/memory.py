@@ -18,9 +18,13 @@ class Recent(Generic[T]):
         self._kept: OrderedDict[str, tuple[T, int]] = OrderedDict()
         self._lock = threading.RLock()
 
-    def put(self, key: str, value: T, size: int = 1) -> None:
-        """Keep one value; those that were not used for longest make room. A value larger than the limit is not kept."""
+    def put(self, key: str, value: T, size: int = 1, limit: int | None = None) -> None:
+        """Keep one value; those that were not used for longest make room. A value larger than the limit is not kept.
+
+        ``limit`` replaces the limit from now on.
+        """
         with self._lock:
+            self._limit = self._limit if limit is None else limit
             self._kept.pop(key, None)
             self._kept[key] = (value, size)
             while sum(size for _, size in self._kept.values()) > self._limit:

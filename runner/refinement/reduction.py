@@ -140,7 +140,8 @@ class _Reduction:
             if item.members or not self._work.skip_bad or not isinstance(outcome.error, BadUnit):
                 self._fail(outcome.error)
                 return
-            write_result(item.url, UnitResult(bad=dict.fromkeys(item.rows, str(outcome.error))))
+            lost = UnitResult(bad=dict.fromkeys(item.rows, str(outcome.error)))
+            write_result(item.url, lost, self._work.device.shares.results_bytes)
         report = outcome.result or {}
         self._reduced.requests.update(report.get("requests", {}))
         if not item.members:
@@ -188,13 +189,19 @@ def _unit(work: Work, number: int, rows: range) -> _Item:
         "output": url,
         "gpu": work.device.gpu,
         "units": work.device.units,
+        "references_bytes": work.device.shares.references_bytes,
+        "results_bytes": work.device.shares.results_bytes,
     }
     return _Item(url, Task(f"unit_{number:05d}", work.kind, spec, locality=f"rows {rows.start}"), rows)
 
 
 def _node(work: Work, level: int, number: int, members: list[_Item]) -> _Item:
     url = f"{work.folder}/{node_name(level, number, work.digest)}"
-    spec = {"members": [member.url for member in members], "output": url}
+    spec: dict[str, Any] = {
+        "members": [member.url for member in members],
+        "output": url,
+        "results_bytes": work.device.shares.results_bytes,
+    }
     rows = range(members[0].rows.start, members[-1].rows.stop)
     item = _Item(url, Task(f"node_{level}_{number:05d}", NODE, spec, priority=1), rows, members)
     for member in members:

@@ -12,12 +12,12 @@ import numpy.typing as npt
 from kernels.accumulators import Accumulators
 from kernels.geometry import padded_size, padded_squared_radius
 from runner.formats.checkpoint import pack, unpack
+from runner.plan.memory import WITHOUT_BUDGET
 from runner.refinement.memory import Recent
 from runner.store.objects import read_bytes, write_bytes
 
 Array = npt.NDArray[Any]
 
-RESULT_BYTES = 2**30
 GRIDS = ("data_rft", "weight_rft")
 
 
@@ -49,14 +49,17 @@ class UnitResult:
         return self
 
 
-_kept: Recent[UnitResult] = Recent(RESULT_BYTES)
+_kept: Recent[UnitResult] = Recent(WITHOUT_BUDGET.results_bytes)
 
 
-def write_result(url: str, result: UnitResult) -> int:
-    """Write a result and remember it for a reduction in this process; returns the number of bytes."""
+def write_result(url: str, result: UnitResult, remembered_bytes: int = WITHOUT_BUDGET.results_bytes) -> int:
+    """Write a result and return the number of bytes.
+
+    It is remembered for a reduction in this process, with others of this size in all.
+    """
     data = pack(result)
     write_bytes(url, data)
-    _kept.put(url, result, len(data))
+    _kept.put(url, result, len(data), remembered_bytes)
     return len(data)
 
 

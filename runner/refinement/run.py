@@ -285,12 +285,10 @@ def schedule_policy(config: RefineConfig, box: int, voxel_size: float, diameter:
 def _computing(config: RefineConfig, events: Events, in_process: bool) -> tuple[Computing, Device]:
     """RELION's CPU code computes in double precision, so parity does; otherwise single precision is enough.
 
-    The budget is that of one thread: shared among them, sizes of blocks and so the last bits would depend on ``--j``.
     Without its own GPU this process computes with the CPU; workers are taken to have what they are asked for.
     """
     computing = Computing(
         precision="float64" if config.relion_parity else "float32",
-        memory_bytes=int(config.memory * 2**30),
         gpu=config.gpu is not None,
         reserved_bytes=int(config.free_gpu_memory * 2**20),
         tf32=config.tf32,

@@ -25,6 +25,7 @@ from kernels.masks import fill_background, soft_sphere
 from kernels.spectra import power_spectrum
 from runner.errors import InputError
 from runner.execute.local import computing
+from runner.plan.memory import Shares
 from runner.plan.units import batch_size
 from runner.refinement.inputs import (
     SET_ASIDE,
@@ -54,12 +55,13 @@ def run_unit(spec: Spec) -> Report:
     """E-step of the particles of one unit.
 
     The spec names the ``input`` and its ``digest``, the first row ``start`` and the last one before ``stop``, the
-    ``output``, and the ``gpu`` of this process with the number of ``units`` that share it.
+    ``output``, the ``gpu`` of this process with the number of ``units`` that share it, and what the process may spend:
+    ``references_bytes`` on rotated references and ``results_bytes`` on results that wait to be merged.
     """
     clock = Clock()
 
     def compute() -> UnitResult:
-        opened = find_input(spec["input"], spec["digest"], Device(spec["gpu"], spec["units"]))
+        opened = find_input(spec["input"], spec["digest"], _device(spec))
         opened.backend.activate()
         result = UnitResult()
         for chunk in _chunks(spec, opened.particles, opened.given.rows.half, clock):
@@ -69,6 +71,10 @@ def run_unit(spec: Spec) -> Report:
 
     report = _written(spec, compute)
     return report | {"stages": clock.seconds, "operations": clock.counts}
+
+
+def _device(spec: Spec) -> Device:
+    return Device(spec["gpu"], spec["units"], Shares(spec["references_bytes"], spec["results_bytes"], 1))
 
 
 def run_noise_unit(spec: Spec) -> Report:
@@ -105,7 +111,8 @@ def _written(spec: Spec, compute: Callable[[], UnitResult]) -> Report:
     report = {"key": spec["output"], "bytes": 0, "bad": 0}
     if not exists(spec["output"]):
         result = compute()
-        report |= {"bytes": write_result(spec["output"], result), "bad": len(result.bad)}
+        written = write_result(spec["output"], result, spec["results_bytes"])
+        report |= {"bytes": written, "bad": len(result.bad)}
     return report | {"seconds": time.perf_counter() - started, "requests": meter.since()}
 
 

@@ -93,12 +93,12 @@ def _backend(given: RefineConfig, events: Events) -> Backend:
     return backend
 
 
-def test_without_gpu_nothing_is_looked_for_and_every_thread_has_its_memory():
+def test_without_gpu_nothing_is_looked_for_and_a_unit_may_keep_half_a_gigabyte():
     events, records = events_and_records()
-    backend = _backend(config(memory=3.0, j=4), events)
+    backend = _backend(config(j=4), events)
     assert backend.is_cpu
     assert backend.real == np.float32
-    assert backend.memory_bytes == 3 * GIB
+    assert backend.memory_bytes == GIB
     assert records == []
     assert _backend(config(parity="relion-3.1"), events).real == np.float64
 

@@ -63,6 +63,7 @@ IMPOSSIBLE = [
     ({**CLASSIFY, "tau2_fudge": 0.0}, "--tau2_fudge 0"),
     ({**CLASSIFY, "adaptive_fraction": 0.0}, "--adaptive_fraction 0"),
     ({**CLASSIFY, "memory": float("inf")}, "--memory inf"),
+    ({**CLASSIFY, "memory": 0.0}, "--memory 0"),
     ({**CLASSIFY, "gpu": "first"}, "--gpu first"),
     ({**CLASSIFY, "tf32": True}, "--tf32: it is for the single precision of a GPU"),
     ({**CLASSIFY, "tf32": True, "gpu": "", "parity": "relion-3.1"}, "--tf32: it is for the single precision of a GPU"),

@@ -7,7 +7,6 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from kernels import expectation, scores
 from kernels.accumulators import Accumulators
 from kernels.backend import cpu_backend
 from kernels.calibration import Problem, run_problem
@@ -20,21 +19,17 @@ from runner.plan import cost
 from runner.plan.config import RefineConfig
 from runner.plan.cost import (
     Data,
-    Device,
     Kind,
     Rates,
     Sharpness,
     accumulator_bytes,
     ball_voxels,
-    block_bytes,
-    memory,
     operations,
     result_bytes,
     stage_seconds,
 )
 from runner.plan.expected import Assumptions
 from runner.planning.kinds import expected_kinds
-from runner.refinement import result as unit_results
 from runner.refinement.result import packed_sums
 
 DATA = Data(particles=40, groups=3, box=32, voxel_size_angst=10.0, volume_bytes=4 * 32**3 + 1024, ctf_bytes=100.0)
@@ -179,56 +174,6 @@ def test_bytes_read_and_written():
     assert found.read_objects == 5
     sums = result_bytes(1, 2, 3, kind.directions, 32, kind.grid)
     assert found.written_bytes == 4 * sums + 2 * (4 * 32**3 + 1024)
-
-
-def test_blocks_have_the_shapes_of_the_kernels():
-    assert cost.SCORES_PER_BATCH == expectation.SCORES_PER_BATCH
-    assert cost.PARTICLES_PER_BATCH == expectation.PARTICLES_PER_BATCH
-    assert cost.COEFFICIENTS_PER_BLOCK == scores.COEFFICIENTS_PER_BLOCK
-    assert cost.ROWS_PER_BLOCK == scores.ROWS_PER_BLOCK
-
-
-def test_rotated_references_are_kept_where_half_the_budget_holds_them():
-    _, kind = problem(local=True)
-    kind, sharp = replace(kind, orientations=100), Sharpness(5, 2, 20)
-    needed = 4 * 2 * 40 * len(sphere(14))
-    assert cost.kept_references(kind, sharp, 2 * needed) == needed
-    assert cost.kept_references(kind, sharp, 2 * needed - 1) == 0
-    large = replace(kind, fine_coefficients=10**5)
-    assert block_bytes(large, sharp, 2**40, 10) - block_bytes(large, sharp, 0, 10) > 10**7
-
-
-def test_scores_of_a_batch_are_held_at_once():
-    _, kind = problem(local=False)
-    kind = replace(kind, orientations=10**4, translations=100)
-    one, batch, more = (block_bytes(kind, Sharpness(1, 1, 1), 2**30, chunk) for chunk in (1, 16, 32))
-    assert batch - one > 12 * 4 * 2 * 10**6
-    assert more == batch
-
-
-def test_memory_grows_with_threads_and_holds_what_it_is_made_of():
-    _, kind = problem(local=True)
-    kind = replace(kind, orientations=100, halves=2)
-    one, four = (
-        memory(DATA, kind, Sharpness(5, 2, 20), Device(n, 2**30, n), units=4, chunk=10, base_bytes=10**8)
-        for n in (1, 4)
-    )
-    assert four.expectation - one.expectation > 2 * (one.prepared + one.blocks)
-    assert one.expectation > 10**8 + one.references + one.prepared + one.blocks
-    assert one.peak == max(one.expectation, one.maximization)
-    assert one.accumulators == 2 * accumulator_bytes(1, 3, kind.directions, 32, kind.grid)
-
-
-def test_results_of_units_wait_in_memory_for_their_node_of_the_tree():
-    _, kind = problem(local=True)
-    kind, device = replace(kind, orientations=100, halves=2), Device(1, 2**30)
-    few, many, most = (
-        memory(DATA, kind, Sharpness(5, 2, 20), device, units=units, chunk=10, base_bytes=0) for units in (16, 17, 1000)
-    )
-    result = result_bytes(1, 2, 3, kind.directions, 32, kind.grid)
-    assert many.expectation - few.expectation == 15 * result
-    assert most == many
-    assert cost.REMEMBERED_BYTES == unit_results.RESULT_BYTES
 
 
 def test_time_follows_units_that_are_dealt_out_whole():

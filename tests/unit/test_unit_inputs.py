@@ -70,7 +70,7 @@ def given(folder: Path, lowest_shell: int = -1, gpu: bool = False) -> Expectatio
         searches=[Search(grid, draw.normal(size=(5, 3)), 1.0, 0.25, 1, sigma_rot_deg=sigma) for sigma in (3.0, 4.0)],
         mask=Mask(5.0, 2.0, True, 7),
         rules=Rules.relion(),
-        computing=Computing("float32", 2**20, gpu, 0),
+        computing=Computing("float32", gpu, 0),
         skip_bad=True,
     )
 
