@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -68,8 +69,9 @@ def test_every_operation_outlives_two_failures(quiet: Bucket, kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", QUICK)
-def test_a_store_that_is_gone(quiet: Bucket, kind: str) -> None:
-    attempts = retry.POLICY.attempts
+def test_a_store_that_is_gone(quiet: Bucket, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    attempts = 4
+    monkeypatch.setattr(retry, "POLICY", replace(retry.POLICY, attempts=attempts))
     for operation, ask in OPERATIONS.items():
         start_over(quiet)
         quiet.proxy.force(kind, 10_000)
