@@ -1,4 +1,4 @@
-"""Predictions of `tomoburst plan` held against runs: memory, processor time and operations.
+"""Predictions of `tomoburst plan` held against runs: processor time and operations (memory: `tests.benchmarks.memory`).
 
 ``python -m tests.benchmarks.plan_check DATA_FOLDER [--particles 40] [--cases local ...]`` prints a Markdown table for
 docs/plan.md.  Times are processor seconds of whole processes with one thread, so that other work on the machine matters
@@ -35,8 +35,8 @@ CASES = {
 }
 HEADER = (
     "| run | particles | processor s: planned (range) / iterations made / measured | ratio | "
-    "peak memory MB: planned (flat) / measured | ratio | GFLOP 1st pass: planned / counted |\n"
-    "|---|---|---|---|---|---|---|"
+    "GFLOP 1st pass: planned / counted |\n"
+    "|---|---|---|---|---|"
 )
 
 
@@ -104,14 +104,11 @@ def row(name: str, folder: Path, star: str, particles: int) -> str:
     seconds, flops = for_iterations_made(plan, made)
     seconds += plan["begin_seconds"]
     counted = sum(each["operations"]["gemm_flops"] for each in made)
-    usual, flat = plan["peak_bytes"]
     cells = [
         name,
         str(particles),
         f"{plan['seconds']:.3g} ({plan['fastest']:.3g}–{plan['slowest']:.3g}) / {seconds:.3g} / {run.cpu_s:.3g}",
         f"{seconds / run.cpu_s:.2f}",
-        f"{usual / 1e6:.0f} (–{flat / 1e6:.0f}) / {run.peak_bytes / 1e6:.0f}",
-        f"{usual / run.peak_bytes:.2f}",
         f"{flops / 1e9:.4g} / {counted / 1e9:.4g}",
     ]
     return f"| {' | '.join(cells)} |"
