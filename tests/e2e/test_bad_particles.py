@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kernels import halving
 from kernels.expectation import DegenerateParticleError
 from runner import cli
 from runner.errors import BadUnit
@@ -179,7 +180,7 @@ def test_without_the_flag_it_ends_the_run(
 @pytest.fixture
 def degenerate(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows without a pose of finite weight from the second iteration on."""
-    rows, original = [BAD, BAD + 1], unit.expectation
+    rows, original = [BAD, BAD + 1], halving.expectation
 
     def expectation(particles: Any, model: Any, search: Any, *others: Any) -> Any:
         for particle in particles:
@@ -188,7 +189,7 @@ def degenerate(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return original(particles, model, search, *others)
 
     first: dict[str, float] = {}
-    monkeypatch.setattr(unit, "expectation", expectation)
+    monkeypatch.setattr(halving, "expectation", expectation)
     return rows
 
 

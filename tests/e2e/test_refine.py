@@ -133,8 +133,8 @@ def test_classification_is_complete_and_the_same_with_any_number_of_threads(work
     assert set(first) == expected | RECORD
     assert_same_files(first, run(CLASSES))
     assert_same_files(first, run(replace(CLASSES, j=2)))
-    scarce = replace(CLASSES, memory=0.0002, iter=1)
-    assert_same_files(run(scarce), run(replace(scarce, j=2)))
+    once = replace(CLASSES, iter=1)
+    assert_same_files(run(once), run(replace(once, memory=4.0, j=2)))
     assert first["out/run_it003_class001.mrc"] != first["out/run_it003_class002.mrc"]
     assert first["out/run_it003_data.star"] != run(replace(CLASSES, random_seed=12))["out/run_it003_data.star"]
 
