@@ -167,7 +167,7 @@ def claim(
     driver = Driver.here()
     while True:
         number, holder = _last_claim(layout)
-        if holder is not None and not holder.is_gone and _works(layout, number, ttl, poll):
+        if holder is not None and _works(layout, number, holder, ttl, poll):
             raise Preempted(
                 f"{layout.prefix}: another driver ({holder}) works on this run; wait for it, or stop it with "
                 f"`tomoburst cancel {layout.prefix}`"
@@ -198,10 +198,10 @@ def _claims(layout: RunLayout) -> tuple[set[int], set[int]]:
     return found["json"], found["released"]
 
 
-def _works(layout: RunLayout, number: int, ttl: float, poll: float) -> bool:
-    """Whether the heartbeat of a claim changes before ``ttl`` seconds are over; False when the claim ends meanwhile."""
+def _works(layout: RunLayout, number: int, holder: Driver, ttl: float, poll: float) -> bool:
+    """Whether the heartbeat of a claim changes before ``ttl`` seconds are over; False when claim or holder end."""
     first, end = _heartbeat(layout, number), time.monotonic() + ttl
-    while time.monotonic() < end:
+    while time.monotonic() < end and not holder.is_gone:
         time.sleep(poll)
         numbers, released = _claims(layout)
         if max(numbers, default=0) != number or number in released:
