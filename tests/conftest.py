@@ -52,10 +52,16 @@ def requires() -> Callable[[str], str]:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Folder with the independent test data: TOMOBURST_DATA, else ../shared/data beside the repository."""
+    """Folder with the independent test data: TOMOBURST_DATA, else ../shared/data beside the repository.
+
+    Without them tests are skipped, or fail when TOMOBURST_CI=1.
+    """
     folder = Path(os.environ.get("TOMOBURST_DATA") or REPOSITORY.parent / "shared" / "data")
     if not folder.is_dir():
-        pytest.skip(f"no test data in {folder}: set TOMOBURST_DATA to their folder")
+        message = f"no test data in {folder}: set TOMOBURST_DATA to their folder"
+        if in_ci():
+            pytest.fail(message)
+        pytest.skip(message)
     return folder
 
 
