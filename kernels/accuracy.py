@@ -5,7 +5,7 @@ Source: RELION 3.1's rule; Scheres, J. Struct. Biol. 180, 519 (2012).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ ROTATION_STEPS_DEG = ((0.2, 0.05), (1.0, 0.1), (2.0, 0.2), (5.0, 0.5), (10.0, 1.
 ROTATION_BOUND_DEG = 30.0
 TRANSLATION_STEPS_PX = ((1.0, 0.1), (2.0, 0.2), (5.0, 0.5), (10.0, 1.0), (np.inf, 2.0))
 TRANSLATION_BOUND_PX = 10.0
+CHANGES_AT_ONCE = 8
 
 
 def pose_accuracy(
@@ -52,13 +53,13 @@ def pose_accuracy(
         sensitivity = _sensitivity(particle, model)
         here = sample(reference, euler_to_matrix(particle.angles_deg)[None], points.frequencies_xyz, model.pad, host)[0]
 
-        def turned(angle: float, particle: Particle = particle, axis: int = axis, here: Any = here) -> Any:
-            angles = particle.angles_deg + angle * np.eye(3)[axis]
-            return here - sample(reference, euler_to_matrix(angles)[None], points.frequencies_xyz, model.pad, host)[0]
+        def turned(angles: FloatArray, particle: Particle = particle, axis: int = axis, here: Any = here) -> Any:
+            matrices = euler_to_matrix(particle.angles_deg + angles[:, None] * np.eye(3)[axis])
+            return here - sample(reference, matrices, points.frequencies_xyz, model.pad, host)
 
-        def moved(distance: float, axis: int = axis, here: Any = here) -> Any:
+        def moved(distances: FloatArray, axis: int = axis, here: Any = here) -> Any:
             values = here[0] + 1j * here[1]
-            return here - shifted(values, distance * np.eye(3)[axis][None], points, model.box, host)[0]
+            return here - shifted(values, distances[:, None] * np.eye(3)[axis], points, model.box, host)
 
         angle, difference = 0.0, np.zeros_like(sensitivity)
         if rotations_vary:
@@ -82,14 +83,28 @@ def _sensitivity(particle: Particle, model: Model) -> FloatArray:
 
 
 def _first_detected(
-    difference: Callable[[float], Any], sensitivity: FloatArray, steps: tuple[tuple[float, float], ...], bound: float
+    difference: Callable[[FloatArray], Any],
+    sensitivity: FloatArray,
+    steps: tuple[tuple[float, float], ...],
+    bound: float,
 ) -> tuple[float, FloatArray]:
-    """The first tried change that is noticed and its contributions (n_f,), or the first beyond ``bound`` and zeros."""
+    """The first tried change that is noticed and its contributions (n_f,), or the first beyond ``bound`` and zeros.
+
+    ``difference`` is that of some changes at once (n, 2, n_f).
+    """
+    *changes, beyond = _changes(steps, bound)
+    for start in range(0, len(changes), CHANGES_AT_ONCE):
+        tried = np.array(changes[start : start + CHANGES_AT_ONCE])
+        contributions = np.square(difference(tried)).sum(axis=1) * sensitivity
+        noticed = np.flatnonzero(contributions.sum(axis=1) > DETECTED)
+        if len(noticed):
+            return float(tried[noticed[0]]), contributions[noticed[0]]
+    return beyond, np.zeros_like(sensitivity)
+
+
+def _changes(steps: tuple[tuple[float, float], ...], bound: float) -> Iterator[float]:
+    """The changes that are tried, up to the first one beyond ``bound``."""
     change = 0.0
-    while True:
+    while change <= bound:
         change += next(step for limit, step in steps if change < limit)
-        if change > bound:
-            return change, np.zeros_like(sensitivity)
-        contribution = np.square(difference(change)).sum(axis=0) * sensitivity
-        if contribution.sum() > DETECTED:
-            return change, contribution
+        yield change
