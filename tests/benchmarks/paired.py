@@ -7,6 +7,9 @@ included, and compared by medians.  RELION is stopped after ``--limit`` times th
 before, and its figures have a ``>`` then.  ``--relion5`` names the folder of RELION 5 programs built with ``ALTCPU``,
 which take ``--cpu``.
 
+Rows that end in ``particles alone`` give what the particles above the first few add to a run, by the difference of two
+runs: what is left is the E-step, without start-up, references and files.
+
 The first run of tomoburst in each row has an empty cache of compiled kernels: ``cold``, and not among the others.
 """
 
@@ -48,12 +51,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Case:
-    """What both programs do: flags, and the first ``particles`` of the data set, or simulated ones of another box."""
+    """What both programs do: flags, and the first ``particles`` of the data set, or simulated ones of another box.
+
+    With ``fewer``, what a run of so many takes is subtracted.
+    """
 
     flags: str
     particles: int
     box: int = 32
     map_name: str = "run_it001_class001.mrc"
+    fewer: int = 0
 
 
 CASES = {
@@ -61,6 +68,7 @@ CASES = {
     "global, order 2, box 64": Case(f"{CLASSIFY} --healpix_order 2", 24, box=64),
     "global, order 3": Case(f"{CLASSIFY} --healpix_order 3", 2),
     "local, order 4": Case(f"{CLASSIFY} --healpix_order 4 --sigma_ang 3.75", 40),
+    "local, order 4, particles alone": Case(f"{CLASSIFY} --healpix_order 4 --sigma_ang 3.75", 40, fewer=10),
     "auto-refine, local": Case(COMMANDS["local"], 40, map_name="run_class001.mrc"),
     "auto-refine, global": Case(COMMANDS["global"], 40, map_name="run_class001.mrc"),
 }
@@ -86,6 +94,8 @@ def prepare(data: Path, folder: Path, case: Case) -> None:
         if entry.name != "particles.star":
             (folder / entry.name).symlink_to(entry.resolve())
     subset(source / "particles.star", folder / "particles.star", case.particles)
+    if case.fewer:
+        subset(source / "particles.star", folder / "fewer.star", case.fewer)
     timed([*TOMOBURST, "reconstruct", "--ctf", "--i", "particles.star", "--o", "rec.mrc"], folder)
 
 
@@ -96,22 +106,38 @@ def measure(folder: Path, case: Case, options: argparse.Namespace) -> Measured:
         flags += ["--i", "particles.star"]
     exact = ["--parity", "relion-3.1"] if options.parity else []
     caches = {"NUMBA_CACHE_DIR": str(folder / "kernels")}
-    command = [*TOMOBURST, "refine", "--o", "ours/run", "--j", "2", "--overwrite", *flags, *exact]
+    command = [*TOMOBURST, "refine", "--o", "ours/run", "--j", "2", "--overwrite", *exact]
     (folder / "ours").mkdir()
-    result = Measured(timed(command, folder, caches))
+    result = Measured(timed([*command, *flags], folder, caches))
     for _ in range(options.repeats):
-        ours = timed(command, folder, caches)
+        ours = taken(case, command, flags, folder, caches)
         result.ours.append(ours)
         for version, program, further in programs(options.relion5):
             shutil.rmtree(folder / "theirs", ignore_errors=True)
             (folder / "theirs").mkdir()
-            their_command = mpi([program, "--o", "theirs/run", "--j", "1", *flags, *further])
-            theirs = timed(their_command, folder, limit_s=options.limit * ours.wall_s)
+            their_command = mpi([program, "--o", "theirs/run", "--j", "1", *further])
+            theirs = taken(case, their_command, flags, folder, limit_s=options.limit * ours.wall_s)
             result.theirs.setdefault(version, []).append(theirs)
             if version == "3.1.3" and not theirs.stopped:
                 maps = [read_map(folder / side / case.map_name) for side in ("ours", "theirs")]
                 result.differences.append(relative_l2(*maps))
     return result
+
+
+def taken(
+    case: Case,
+    command: list[str],
+    flags: list[str],
+    folder: Path,
+    environment: dict[str, str] | None = None,
+    limit_s: float | None = None,
+) -> Timing:
+    """Timing of one program; with ``case.fewer`` of the particles above these alone."""
+    few = Timing(0.0, 0.0)
+    if case.fewer:
+        names = {"particles.star": "fewer.star"}
+        few = timed([*command, *(names.get(flag, flag) for flag in flags)], folder, environment)
+    return timed([*command, *flags], folder, environment, limit_s) - few
 
 
 def programs(relion5: str) -> Iterator[tuple[str, str, list[str]]]:

@@ -31,6 +31,15 @@ class Timing:
     leader_s: float = 0.0
     stopped: bool = False
 
+    def __sub__(self, other: Timing) -> Timing:
+        """What this process took more than another one."""
+        return Timing(
+            self.wall_s - other.wall_s,
+            self.cpu_s - other.cpu_s,
+            self.leader_s - other.leader_s,
+            self.stopped or other.stopped,
+        )
+
 
 def mpi(program: list[str], workers: int = 2) -> list[str]:
     """Command that runs a program with one leader, whose CPU time is measured, and ``workers`` ranks that work."""
