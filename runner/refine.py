@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 
 from threadpoolctl import threadpool_limits
 
@@ -21,7 +22,7 @@ from runner.plan.schedule import has_converged
 from runner.planning.budget import settle_shares
 from runner.refinement.beginning import Beginning, NewRun
 from runner.refinement.iteration import assign_poses, iterate, with_initial_resolution
-from runner.refinement.output import iteration_names, write_data, write_iteration, write_unfiltered
+from runner.refinement.output import iteration_names, write_data, write_iteration
 from runner.refinement.record import RunRecord
 from runner.refinement.resume import continued_run
 from runner.refinement.run import Run, announce
@@ -70,17 +71,17 @@ def _drive(beginning: Beginning, record: RunRecord, executor: Executor, events: 
     run = replace(run, device=replace(run.device, shares=shares))
     record.begin(len(run.table))
     state = record.last_state()
-    announce(run, record.is_ours, None if state is None else state.iteration)
+    announce(run, record.write_log, None if state is None else state.iteration)
     if state is None:
         state = beginning.state(run)
-        write_iteration(run, state)
-        state = record.commit(with_initial_resolution(run, state))
+        state = record.commit(with_initial_resolution(run, state), partial(write_iteration, run, state))
     if run.config.skip_maximize:
         result = _assign_only(run, state)
     elif run.config.auto_refine:
         result = _auto_refine(run, record, state)
     else:
         result = _classify(run, record, state)
+    record.settle()
     events.emit(result)
     record.finish(result)
 
@@ -90,10 +91,7 @@ def _auto_refine(run: Run, record: RunRecord, state: RunState) -> RunFinished:
     while state.iteration < run.config.auto_iter_max and not _is_joined(state):
         final = run.config.force_converge or has_converged(run.policy, state.schedule)
         state, maps = iterate(run, state, final)
-        if maps is not None:
-            write_unfiltered(run, iteration_names(run, state), maps)
-        write_iteration(run, state)
-        state = record.commit(state)
+        state = record.commit(state, partial(write_iteration, run, state, maps))
     names = iteration_names(run, state)
     if _is_joined(state):
         files = [names.reference(), names.unfiltered(0), names.unfiltered(1), names.data, names.model()]
@@ -113,8 +111,7 @@ def _classify(run: Run, record: RunRecord, state: RunState) -> RunFinished:
     """Iterate as often as asked."""
     while state.iteration < run.config.iter:
         state, _ = iterate(run, state)
-        write_iteration(run, state)
-        state = record.commit(state)
+        state = record.commit(state, partial(write_iteration, run, state))
     return _finished(state, [iteration_names(run, state).reference(0, k) for k in range(run.classes)])
 
 

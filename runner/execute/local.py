@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -23,6 +22,7 @@ from runner.execute.protocol import (
     perform,
     retried,
 )
+from runner.store.together import Behind
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,6 +58,7 @@ class _Here(threading.local):
     """What a thread of an executor knows of it."""
 
     slots: AbstractContextManager[Any] = nullcontext()
+    behind: Behind = Behind(at_once=True)
 
 
 _here = _Here()
@@ -68,6 +69,14 @@ def computing() -> AbstractContextManager[Any]:
     return _here.slots
 
 
+def write_behind(call: Callable[[], object]) -> Future[None]:
+    """Make a call of a task that writes its result, if the store takes its time while the thread does other tasks.
+
+    Its failure ends a later task or the run of the executor; who reads the result waits for the end that is returned.
+    """
+    return _here.behind.do(call)
+
+
 class LocalExecutor:
     """Does tasks in this process with up to ``threads`` of them at a time; with one thread none is started.
 
@@ -75,12 +84,14 @@ class LocalExecutor:
     ----------
     report : told of every task that is tried again.
     overlap : some tasks more are under way, which wait for the store while others compute; no more than ``threads`` of
-        them hold `computing`.
+        them hold `computing`. As many results are written while others are computed, see `write_behind`.
     """
 
     def __init__(self, threads: int = 1, report: Report = no_report, *, overlap: bool = False) -> None:
         self._threads = max(threads, 1)
-        self._under_way = self._threads + (min(self._threads, OVERLAP) if overlap else 0)
+        waiting = min(self._threads, OVERLAP)
+        self._under_way = self._threads + (waiting if overlap else 0)
+        self._behind = Behind(at_once=not overlap, threads=waiting, most=waiting)
         self._report = report
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
@@ -90,7 +101,7 @@ class LocalExecutor:
             return
         waiting = iter(tasks)
         slots = threading.Semaphore(self._threads)
-        pool = ThreadPoolExecutor(self._under_way, initializer=partial(setattr, _here, "slots", slots))
+        pool = ThreadPoolExecutor(self._under_way, initializer=self._enter, initargs=(slots,))
         try:
             running = {pool.submit(self._outcome, task) for task in islice(waiting, self._under_way)}
             while running:
@@ -100,6 +111,9 @@ class LocalExecutor:
                     yield future.result()
         finally:  # a run that is stopped does not wait for what is under way: nobody will read it
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _enter(self, slots: threading.Semaphore) -> None:
+        _here.slots, _here.behind = slots, self._behind
 
     def _outcome(self, task: Task) -> Outcome:
         attempts = Attempts(task)
@@ -120,7 +134,8 @@ class LocalExecutor:
         return self._threads
 
     def close(self) -> None:
-        """Nothing to let go: threads end with their run."""
+        """Return when all results are written; threads end with their run."""
+        self._behind.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -128,4 +143,4 @@ class LocalExecutor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._behind.__exit__(kind, error, trace)

@@ -34,6 +34,9 @@ GATHER_NUMBERS = 4
 COPIES_OF_A_RESULT = 3
 """The sums of a unit, and its object while it is put together and while it is written."""
 
+WRITTEN_COPIES_OF_A_RESULT = 2
+"""The object of a unit whose thread goes on while it is written, and the request's."""
+
 COARSE_POINT_BYTES = 48
 """Numbers of a point of the first pass while the significant ones are found: scores, weights, order."""
 
@@ -156,7 +159,7 @@ def memory(
     several_chunks = result if data.particles > units * chunk else 0
     computing = blocks + kept + each + gathered + result + several_chunks
     unit = prepared + max(computing, COPIES_OF_A_RESULT * result)
-    waiting_unit = prepared + COPIES_OF_A_RESULT * result
+    waiting_unit = prepared + (COPIES_OF_A_RESULT + WRITTEN_COPIES_OF_A_RESULT) * result
     waiting_results = min(shares.results_bytes, result * (FAN_IN if units > FAN_IN else min(units, process.threads)))
     merged = result * (1 if process.under_way == 1 else COPIES_OF_A_RESULT)
     transforms = models * grid * GRID_BYTES + max(PADDED_BOX_BYTES * padded, _accuracy_bytes(data, kind))

@@ -75,7 +75,7 @@ def run_expectation(
     else:
         written.result()
     transforms.clear()
-    work = Work(UNIT, folder, digest, len(run.table), run.device, given.skip_bad)
+    work = Work(UNIT, folder, digest, len(run.table), run.device, given.skip_bad, not run.in_process)
     reduced = reduce_units(run.executor, work, done)
     forget(f"{folder}/{INPUT}", digest)
     written.result()

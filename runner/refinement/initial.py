@@ -226,7 +226,7 @@ def noise_statistics(run: Run, poses: PoseState) -> tuple[list[NoiseStatistics],
         remember(f"{folder}/{INPUT}", digest, given)
     else:
         written.result()
-    work = Work(NOISE_UNIT, folder, digest, len(run.table), run.device, given.skip_bad)
+    work = Work(NOISE_UNIT, folder, digest, len(run.table), run.device, given.skip_bad, not run.in_process)
     found = reduce_units(run.executor, work, progress(run)).result
     written.result()
     set_aside = known_bad(run) | found.bad

@@ -29,8 +29,11 @@ def iteration_names(run: Run, state: RunState) -> RunNames:
     return RunNames(run.prefix, state.iteration, halves=len(state.halves) > 1, final=final)
 
 
-def write_iteration(run: Run, state: RunState) -> RunNames:
-    """Write the files of one iteration; the optimiser file, which names the others, comes last."""
+def write_iteration(run: Run, state: RunState, unfiltered: HalfMaps | None = None) -> None:
+    """Write the files of one iteration; the optimiser file, which names the others, comes last.
+
+    ``unfiltered`` are the unregularised half maps, of iterations that have them.
+    """
     names = iteration_names(run, state)
     texts = _texts(run, state, names)
     optimiser = texts.pop(names.optimiser)
@@ -39,10 +42,12 @@ def write_iteration(run: Run, state: RunState) -> RunNames:
         for number, half in enumerate(state.halves)
         for k, reference in enumerate(half.references)
     ]
+    if unfiltered is not None:
+        halves = enumerate((unfiltered.one, unfiltered.two))
+        writes += [partial(write_mrc, names.unfiltered(half), map_, run.voxel_size_angst) for half, map_ in halves]
     writes += [partial(write_bytes, name, text.encode()) for name, text in texts.items()]
     all_done(run.prefix, writes)
     write_bytes(names.optimiser, optimiser.encode())
-    return names
 
 
 def _texts(run: Run, state: RunState, names: RunNames) -> dict[str, str]:
@@ -95,14 +100,6 @@ def _set_aside(run: Run, state: RunState) -> str:
 def _command(config: RefineConfig) -> str:
     """The command line, of flags on which the results depend."""
     return "tomoburst refine " + " ".join(changed_flags(config, results_only=True))
-
-
-def write_unfiltered(run: Run, names: RunNames, maps: HalfMaps) -> list[str]:
-    """Write the unregularised half maps and return their names."""
-    files = [names.unfiltered(half) for half in (0, 1)]
-    volumes = zip(files, (maps.one, maps.two), strict=True)
-    all_done(run.prefix, [partial(write_mrc, name, volume, run.voxel_size_angst) for name, volume in volumes])
-    return files
 
 
 def settings_in_use(run: Run) -> dict[str, object]:

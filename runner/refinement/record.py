@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -23,6 +24,7 @@ from runner.report.events import Events, RunFinished
 from runner.store import objects
 from runner.store.layout import RunLayout
 from runner.store.lease import Describe, DriverLease, claim
+from runner.store.together import Behind
 
 STATES_KEPT = 2
 
@@ -60,6 +62,7 @@ class RunRecord:
         self._is_removable = False
         self._made_folders = _missing_folders(config.o)
         self._lease: DriverLease
+        self._behind = Behind(at_once=objects.is_local(config.o))  # at most a commit and the next log
         self._manifest = RunManifest(
             settings=_settings(config),
             seed=seed,
@@ -91,7 +94,8 @@ class RunRecord:
             try:
                 self._look()
                 self._remove_partial_results()
-                yield
+                with self._behind:
+                    yield
             except (UsageError, InputError, Preempted) as error:
                 self._give_way()
                 if self._is_removable and not isinstance(error, Preempted):
@@ -100,9 +104,13 @@ class RunRecord:
             if self.result is not None:
                 self._end(self._lease)
 
-    def is_ours(self) -> bool:
-        """Whether no other driver has taken over."""
-        return not self._lease.is_lost()
+    def write_log(self, data: bytes) -> None:
+        """Write the log of the run, behind what is written before it; that of a driver that has taken over stays."""
+        self._behind.do(partial(self._write_log, data))
+
+    def _write_log(self, data: bytes) -> None:
+        if not self._lease.is_lost():
+            objects.write_bytes(self._layout.events, data)
 
     def begin(self, particles: int) -> None:
         """Write the manifest of a new run of so many particles, which is known to be able to work.
@@ -146,8 +154,15 @@ class RunRecord:
             with suppress(Preempted), self.driving():  # the driver that still is there does it
                 self._lease.check()
 
-    def commit(self, state: RunState) -> RunState:
+    def commit(self, state: RunState, write: Callable[[], object] = lambda: None) -> RunState:
         """Record that the iteration of ``state`` is done, and remove what only older iterations need.
+
+        In a bucket that happens while the caller goes on: the next call, or `settle`, waits for it and raises its
+        failures. A run that is killed meanwhile finds the sums of the iteration and makes its commit again.
+
+        Parameters
+        ----------
+        write : called before, to write the files of the iteration.
 
         Returns
         -------
@@ -160,8 +175,17 @@ class RunRecord:
         StorageError
             The store does not answer, or holds another result of this iteration.
         """
+        data = pack(state)
+        self._behind.do(partial(self._commit, state.iteration, data, write))
+        return unpack(RunState, data, self._layout.state(state.iteration))
+
+    def settle(self) -> None:
+        """Return when all that was committed is in the store; raises as `commit` does."""
+        self._behind.wait()
+
+    def _commit(self, number: int, data: bytes, write: Callable[[], object]) -> None:
+        write()
         self._lease.check()
-        number, data = state.iteration, pack(state)
         marker = _json({"iteration": number, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)})
         earlier = _read(self._layout.commit(number))
         if earlier not in (None, marker):
@@ -170,7 +194,6 @@ class RunRecord:
         _create(self._layout.commit(number), marker)
         self.is_new = self._is_removable = False
         self._remove_work(lambda url: self._is_needed(url, number))
-        return unpack(RunState, data, self._layout.state(number))
 
     def finish(self, result: RunFinished) -> None:
         """Record that the run is done; the rest of its work is removed when `driving` ends.
@@ -180,6 +203,7 @@ class RunRecord:
         Preempted
             Another driver has taken over.
         """
+        self.settle()
         self._lease.check()
         objects.write_bytes(self._layout.finished, _json(result.as_dict()))
         self.is_new, self._is_removable, self.result = False, False, result

@@ -41,6 +41,7 @@ class Work:
     folder : of the iteration, with the units' input in it; ``digest`` is that of the input.
     particles : number of rows of the particle table, which decides the cut.
     skip_bad : a unit that fails again and again loses its particles; otherwise it ends the run.
+    is_shared : other processes compute units too, and may write one after the folder was listed.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Work:
     particles: int
     device: Device
     skip_bad: bool
+    is_shared: bool = True
 
 
 @dataclass
@@ -187,6 +189,7 @@ def _unit(work: Work, number: int, rows: range) -> _Item:
         "start": rows.start,
         "stop": rows.stop,
         "output": url,
+        "may_be_there": work.is_shared,
         "gpu": work.device.gpu,
         "units": work.device.units,
         "references_bytes": work.device.shares.references_bytes,
@@ -200,6 +203,7 @@ def _node(work: Work, level: int, number: int, members: list[_Item]) -> _Item:
     spec: dict[str, Any] = {
         "members": [member.url for member in members],
         "output": url,
+        "may_be_there": work.is_shared,
         "results_bytes": work.device.shares.results_bytes,
     }
     rows = range(members[0].rows.start, members[-1].rows.stop)

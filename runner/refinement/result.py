@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from kernels.accumulators import Accumulators
 from kernels.geometry import padded_size, padded_squared_radius
+from runner.execute.local import write_behind
 from runner.formats.checkpoint import pack, unpack
 from runner.plan.memory import WITHOUT_BUDGET
 from runner.refinement.memory import Recent
@@ -50,22 +52,32 @@ class UnitResult:
 
 
 _kept: Recent[UnitResult] = Recent(WITHOUT_BUDGET.results_bytes)
+_being_written: dict[str, Future[None]] = {}
 
 
 def write_result(url: str, result: UnitResult, remembered_bytes: int = WITHOUT_BUDGET.results_bytes) -> int:
-    """Write a result and return the number of bytes.
+    """Write a result, perhaps while the caller goes on (`write_behind`), and return the number of bytes.
 
     It is remembered for a reduction in this process, with others of this size in all.
     """
     data = pack(result)
-    write_bytes(url, data)
+    written = write_behind(partial(write_bytes, url, data))
+    if not written.done():
+        _being_written[url] = written
+        written.add_done_callback(lambda _: _being_written.pop(url, None))
     _kept.put(url, result, len(data), remembered_bytes)
     return len(data)
 
 
 def take_result(url: str) -> UnitResult:
     """The result at ``url``, which the caller may change; it is remembered no longer."""
-    return _kept.pop(url) or unpack(UnitResult, read_bytes(url), url)
+    kept = _kept.pop(url)
+    if kept is not None:
+        return kept
+    written = _being_written.get(url)
+    if written is not None:
+        written.result()
+    return unpack(UnitResult, read_bytes(url), url)
 
 
 def packed_sums(half: int, sums: Accumulators) -> dict[str, Array]:

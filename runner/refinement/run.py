@@ -187,12 +187,12 @@ def _table(config: RefineConfig, events: Events, executor: Executor) -> Particle
     return read_particles(config.i, store_url=store_url)
 
 
-def announce(run: Run, is_ours: Callable[[], bool], resumed_from: int | None = None) -> None:
+def announce(run: Run, write_log: Callable[[bytes], None], resumed_from: int | None = None) -> None:
     """Tell that the run starts and what was settled for it, or that it is resumed after an iteration.
 
-    ``is_ours`` tells whether this process still drives the run: the log of another driver is not written over.
+    ``write_log`` is given the log whenever there is more of it.
     """
-    run.events.add(open_log(run.prefix, is_ours, resumed=resumed_from is not None))
+    run.events.add(open_log(run.prefix, write_log, resumed=resumed_from is not None))
     if resumed_from is not None:
         run.events.emit(RunResumed("refine", run.prefix, resumed_from))
         return

@@ -55,7 +55,8 @@ def run_unit(spec: Spec) -> Report:
     """E-step of the particles of one unit.
 
     The spec names the ``input`` and its ``digest``, the first row ``start`` and the last one before ``stop``, the
-    ``output``, the ``gpu`` of this process with the number of ``units`` that share it, and what the process may spend:
+    ``output`` and whether it may be there already, as of a worker that ended right after it wrote it, the ``gpu`` of
+    this process with the number of ``units`` that share it, and what the process may spend:
     ``references_bytes`` on rotated references and ``results_bytes`` on results that wait to be merged.
     """
     clock = Clock()
@@ -109,7 +110,7 @@ def _written(spec: Spec, compute: Callable[[], UnitResult]) -> Report:
     _one_thread_for_products()
     started, meter = time.perf_counter(), RequestMeter()
     report = {"key": spec["output"], "bytes": 0, "bad": 0}
-    if not exists(spec["output"]):
+    if not (spec["may_be_there"] and exists(spec["output"])):
         result = compute()
         written = write_result(spec["output"], result, spec["results_bytes"])
         report |= {"bytes": written, "bad": len(result.bad)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import TextIO
 
 from runner.report.events import Event, IterationFinished, IterationStarted, RunFailed, RunFinished, UnitFinished
@@ -64,18 +65,11 @@ class JsonLog:
             self._saved = len(data)
 
 
-def open_log(prefix: str, is_ours: Callable[[], bool] = lambda: True, *, resumed: bool = False) -> JsonLog:
-    """Return the log that is kept as one object beside the results; that of a resumed run goes on.
-
-    ``is_ours`` is asked before each write: the log of a driver that has taken over stays.
-    """
+def open_log(prefix: str, save: Callable[[bytes], None] | None = None, *, resumed: bool = False) -> JsonLog:
+    """Return the log that is kept as one object beside the results, by ``save``; that of a resumed run goes on."""
     url = RunLayout(prefix).events
-
-    def save(data: bytes) -> None:
-        if is_ours():
-            write_bytes(url, data)
-
-    return JsonLog(save, read_bytes(url) if resumed and exists(url) else b"")
+    earlier = read_bytes(url) if resumed and exists(url) else b""
+    return JsonLog(save or partial(write_bytes, url), earlier)
 
 
 def json_line(event: Event) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import Any, Self
 
 from runner.store.urls import is_local
 
 AT_ONCE = 6  # bounds the maps that are in memory as files
+PATIENCE_SECONDS = 5.0
 
 
 def all_done(url: str, calls: Sequence[Callable[[], Any]]) -> None:
@@ -45,3 +49,71 @@ def begun(url: str, call: Callable[[], object]) -> Future[object]:
         return pool.submit(call)
     finally:
         pool.shutdown(wait=False)
+
+
+class Behind:
+    """Calls that write to a store while the caller goes on; with ``at_once``, for local files, it waits for each.
+
+    A call that fails is the last one: from then on `do` and `wait` raise what it has raised. As a context manager it
+    waits at its end, after an exception only for `PATIENCE_SECONDS`; from then on calls are made at once.
+
+    Parameters
+    ----------
+    threads : calls under way at a time; one makes them in order.
+    most : calls that may be waiting or under way.
+    """
+
+    def __init__(self, *, at_once: bool, threads: int = 1, most: int = 2) -> None:
+        self._at_once = at_once
+        self._most = most
+        self._under_way: deque[Future[None]] = deque()
+        self._error: BaseException | None = None
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(threads, "tomoburst-behind")  # starts its threads with the first calls
+
+    def do(self, call: Callable[[], object]) -> Future[None]:
+        """Make a call behind those before it, when fewer than ``most`` of them are left; returns its end."""
+        if self._at_once:
+            done = Future[None]()
+            call()
+            done.set_result(None)
+            return done
+        with self._lock:
+            while self._under_way and (self._under_way[0].done() or len(self._under_way) >= self._most):
+                self._under_way.popleft().result()
+            if self._error is not None:
+                raise self._error
+            self._under_way.append(self._pool.submit(self._unless_failed, call))
+            return self._under_way[-1]
+
+    def wait(self) -> None:
+        """Return when all calls are done."""
+        with self._lock:
+            while self._under_way:
+                self._under_way.popleft().result()
+            if self._error is not None:
+                raise self._error
+
+    def _unless_failed(self, call: Callable[[], object]) -> None:
+        if self._error is not None:
+            raise self._error
+        try:
+            call()
+        except BaseException as error:
+            self._error = error
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._at_once = True
+        try:
+            if error is None:
+                self.wait()
+            else:  # a run that is stopped does not wait for a store that does not answer
+                wait(list(self._under_way), PATIENCE_SECONDS)
+        finally:
+            self._pool.shutdown(wait=False, cancel_futures=True)

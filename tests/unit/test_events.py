@@ -216,17 +216,6 @@ def test_log_of_a_run_that_starts_afresh_forgets_the_one_before(tmp_path: Path) 
     assert len(parsed((tmp_path / "run_events.jsonl").read_text())) == 1
 
 
-def test_log_of_a_driver_that_has_taken_over_stays(tmp_path: Path) -> None:
-    drives = True
-    with Events(open_log(str(tmp_path / "run"), lambda: drives)) as events:
-        events.emit(STARTED)
-        events.emit(FINISHED)
-        drives = False
-        (tmp_path / "run_events.jsonl").write_text("the other driver's")
-        events.emit(RunFailed("another driver has taken over", 75))
-    assert (tmp_path / "run_events.jsonl").read_text() == "the other driver's"
-
-
 def test_run_that_fails_before_its_first_iteration_leaves_no_log() -> None:
     saved: list[bytes] = []
     with Events(JsonLog(saved.append)) as events:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from runner.errors import BadUnit, InputError, StorageError, TomoburstError
-from runner.execute.local import LocalExecutor, computing, ordered_map
+from runner.execute.local import LocalExecutor, computing, ordered_map, write_behind
 from runner.execute.protocol import MAX_ATTEMPTS, Happening, Task
 
 
@@ -208,3 +208,35 @@ def test_overlapping_tasks_wait_together_and_compute_apart(threads: int, monkeyp
     assert most <= threads
     with computing():
         pass  # nobody is asked outside of an executor
+
+
+def test_results_are_written_while_other_tasks_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_computed, written = threading.Event(), list[int]()
+
+    def work(kind: str, spec: dict[str, int]) -> dict[str, int]:
+        if spec["number"] == 0:
+            write_behind(lambda: written.append(is_computed.wait(10)))
+        else:
+            is_computed.set()
+        return spec
+
+    monkeypatch.setattr("runner.execute.local.perform", work)
+    with LocalExecutor(1, overlap=True) as executor:
+        assert len(list(executor.run([Task(str(number), "", {"number": number}) for number in range(2)]))) == 2
+    assert written == [True]
+
+
+def test_a_result_that_cannot_be_written_ends_the_tasks_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise StorageError("full")
+
+    def work(kind: str, spec: dict[str, int]) -> dict[str, int]:
+        write_behind(fail)
+        return spec
+
+    monkeypatch.setattr("runner.execute.local.perform", work)
+    tasks = [Task(str(number), "", {}) for number in range(10)]
+    executor = LocalExecutor(1, overlap=True)
+    assert isinstance(list(executor.run(tasks))[-1].error, StorageError)
+    with pytest.raises(StorageError, match="full"):
+        executor.close()

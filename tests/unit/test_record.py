@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,8 +54,14 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunLayout:
     return RunLayout("OUT/run")
 
 
+@pytest.fixture
+def bucket(layout: RunLayout) -> RunLayout:
+    """A run in a store that is not local."""
+    return RunLayout(f"memory://bucket-{uuid.uuid4().hex}/run")
+
+
 def open_record(heard: Heard, **flags: Any) -> RunRecord:
-    config = RefineConfig(i="particles.star", o="OUT/run", **flags)
+    config = RefineConfig(**({"i": "particles.star", "o": "OUT/run"} | flags))
     return RunRecord(config, {"particles.star": "--i"}, SEED, 0, Events(heard))
 
 
@@ -138,9 +147,59 @@ def test_a_driver_that_was_cut_off_commits_nothing(layout: RunLayout, committed:
         committed.commit(at(4))
     with pytest.raises(Preempted, match="taken this run over"):
         committed.finish(RESULT)
+    committed.write_log(b"")
+    assert not objects.exists(layout.events)
     assert not objects.exists(layout.state(4))
     assert not objects.exists(layout.finished)
     objects.delete([f"{layout.drivers}/000002.json"])
+
+
+def test_in_a_bucket_the_next_iteration_goes_on_while_one_is_committed(heard: Heard, bucket: RunLayout) -> None:
+    go = threading.Event()
+    record = open_record(heard, o=bucket.prefix)
+    with record.driving():
+        record.begin(40)
+        state = record.commit(at(0), lambda: go.wait(10))
+        assert_identical(state, at(0))
+        assert not objects.exists(bucket.commit(0))
+        go.set()
+        record.settle()
+        assert objects.exists(bucket.commit(0))
+
+
+def test_a_commit_that_fails_in_a_bucket_ends_the_run_and_those_behind_it_are_not_made(
+    heard: Heard, bucket: RunLayout
+) -> None:
+    def fail() -> None:
+        raise StorageError("full")
+
+    record = open_record(heard, o=bucket.prefix)
+
+    def drive() -> None:
+        with record.driving():
+            record.begin(40)
+            record.commit(at(0), fail)
+            record.commit(at(1))
+            record.settle()
+
+    with pytest.raises(StorageError, match="full"):
+        drive()
+    assert record.last_state() is None
+
+
+def test_a_run_in_a_bucket_that_is_stopped_ends_its_commit_before_it_gives_way(heard: Heard, bucket: RunLayout) -> None:
+    record = open_record(heard, o=bucket.prefix)
+
+    def drive() -> None:
+        with record.driving():
+            record.begin(40)
+            record.commit(at(0), lambda: time.sleep(0.2))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drive()
+    assert objects.exists(bucket.commit(0))
+    assert objects.exists(f"{bucket.drivers}/000001.released")
 
 
 @pytest.mark.parametrize("is_finished", [True, False])

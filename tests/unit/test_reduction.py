@@ -26,7 +26,7 @@ from runner.refinement.inputs import Device
 from runner.refinement.memory import Recent
 from runner.refinement.reduction import UnitDone, Work, reduce_units
 from runner.refinement.result import UnitResult, packed_sums, take_result, unpacked_sums, write_result
-from runner.store.objects import list_objects
+from runner.store.objects import list_objects, write_bytes
 
 KIND = "tests.unit.test_reduction:draw_unit"
 
@@ -105,6 +105,19 @@ def test_the_bytes_do_not_depend_on_the_executor_or_the_order(
     assert all(each == first for each in others)
     monkeypatch.setattr(results, "_kept", Recent(0))  # nothing is remembered: as if each task had its own process
     assert reduce(Shuffled(7, 3), work(str(tmp_path / "apart"), particles)) == first
+
+
+def test_sums_that_are_still_being_written_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = reduce(LocalExecutor(2), work(str(tmp_path / "alone"), 700))
+
+    def write_late(url: str, data: bytes) -> None:
+        time.sleep(0.05)
+        write_bytes(url, data)
+
+    monkeypatch.setattr(results, "_kept", Recent(0))  # nothing is remembered, so that all is read back
+    monkeypatch.setattr(results, "write_bytes", write_late)
+    with LocalExecutor(2, overlap=True) as executor:
+        assert reduce(executor, work(str(tmp_path / "late"), 700)) == alone
 
 
 def test_up_to_sixteen_units_are_added_from_left_to_right(folder: str) -> None:
