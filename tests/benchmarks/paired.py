@@ -106,17 +106,17 @@ def measure(folder: Path, case: Case, options: argparse.Namespace) -> Measured:
         flags += ["--i", "particles.star"]
     exact = ["--parity", "relion-3.1"] if options.parity else []
     caches = {"NUMBA_CACHE_DIR": str(folder / "kernels")}
-    command = [*TOMOBURST, "refine", "--o", "ours/run", "--j", "2", "--overwrite", *exact]
+    command = [*TOMOBURST, "refine", "--o", "ours/run", "--j", "2", "--overwrite", *flags, *exact]
     (folder / "ours").mkdir()
-    result = Measured(timed([*command, *flags], folder, caches))
+    result = Measured(timed(command, folder, caches))
     for _ in range(options.repeats):
-        ours = taken(case, command, flags, folder, caches)
+        ours = taken(case, command, folder, caches)
         result.ours.append(ours)
         for version, program, further in programs(options.relion5):
             shutil.rmtree(folder / "theirs", ignore_errors=True)
             (folder / "theirs").mkdir()
-            their_command = mpi([program, "--o", "theirs/run", "--j", "1", *further])
-            theirs = taken(case, their_command, flags, folder, limit_s=options.limit * ours.wall_s)
+            their_command = mpi([program, "--o", "theirs/run", "--j", "1", *flags, *further])
+            theirs = taken(case, their_command, folder, limit_s=options.limit * ours.wall_s)
             result.theirs.setdefault(version, []).append(theirs)
             if version == "3.1.3" and not theirs.stopped:
                 maps = [read_map(folder / side / case.map_name) for side in ("ours", "theirs")]
@@ -127,7 +127,6 @@ def measure(folder: Path, case: Case, options: argparse.Namespace) -> Measured:
 def taken(
     case: Case,
     command: list[str],
-    flags: list[str],
     folder: Path,
     environment: dict[str, str] | None = None,
     limit_s: float | None = None,
@@ -135,9 +134,8 @@ def taken(
     """Timing of one program; with ``case.fewer`` of the particles above these alone."""
     few = Timing(0.0, 0.0)
     if case.fewer:
-        names = {"particles.star": "fewer.star"}
-        few = timed([*command, *(names.get(flag, flag) for flag in flags)], folder, environment)
-    return timed([*command, *flags], folder, environment, limit_s) - few
+        few = timed(["fewer.star" if word == "particles.star" else word for word in command], folder, environment)
+    return timed(command, folder, environment, limit_s) - few
 
 
 def programs(relion5: str) -> Iterator[tuple[str, str, list[str]]]:
