@@ -29,7 +29,7 @@ from kernels.clock import Clock
 from kernels.geometry import likelihood_shells
 from kernels.likelihood import Assignment, FloatArray, Mask, Model, Particle, Rules, Search
 from kernels.orientations import matrix_to_euler
-from kernels.posterior import Significant, significant, winner
+from kernels.posterior import Significant, significant, significant_poses, winner
 from kernels.preparation import PreparedParticle, prepare_all
 from kernels.scores import (
     Terms,
@@ -156,10 +156,9 @@ def _posterior(
         tried = xp.asarray(np.isfinite(orientation))[:, :, None]
         coarse = winner(xp.where(tried, scores, np.inf).ravel())
     else:
-        log_weight = _log_weight(
-            xp.asarray(orientation, dtype=backend.real), xp.asarray(offset, dtype=backend.real), scores
+        coarse = significant_poses(
+            orientation, offset, scores, search.adaptive_fraction, search.max_significant, backend
         )
-        coarse = significant(log_weight.ravel(), search.adaptive_fraction, search.max_significant, xp)
     k, r, t = np.unravel_index(coarse.index, scores.shape)
     log_prior = np.zeros(len(k)) if search.cross_correlation else orientation[k, r] + offset[t]
     terms = _terms(particle, model, search, model.fine_size, backend)
@@ -169,13 +168,6 @@ def _posterior(
     else:
         points, found = _second_pass(terms, candidates, search, model, (k, r, t), log_prior, backend)
     return _Posterior(points, _assignment(particle, points, found, coarse.count, terms, model, search))
-
-
-def _log_weight(orientation: Any, offset: Any, scores: Any) -> Any:
-    """(K, R, T) logarithm of prior times likelihood, but for constants."""
-    log_weight = orientation[:, :, None] - scores
-    log_weight += offset
-    return log_weight
 
 
 def _coarse_points(

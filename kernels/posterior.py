@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kernels.backend import Backend
+from kernels.cuda.selection import near_largest
 from kernels.likelihood import FloatArray
 
 IntArray = npt.NDArray[np.int64]
@@ -40,15 +42,37 @@ class Significant:
     log_sum: float
 
 
-def significant(log_weight: Any, fraction: float, most: int, xp: Any = np) -> Significant:
+def significant_poses(
+    orientation: FloatArray, offset: FloatArray, scores: Any, fraction: float, most: int, backend: Backend
+) -> Significant:
+    """Find the poses that carry ``fraction`` of the weight.
+
+    Parameters
+    ----------
+    orientation, offset : (K, R) and (T,) log priors on the host; ``-inf`` where none was tried.
+    scores : (K, R, T) array of the backend: logarithms of likelihoods, but for constants and sign.
+    fraction, most : see `significant`.
+
+    Raises
+    ------
+    FloatingPointError
+        No pose has a finite weight.
+    """
+    if not backend.is_cpu:
+        return _significant(*near_largest(orientation, offset, scores, NEGLIGIBLE, backend), fraction, most)
+    log_weight = orientation.astype(backend.real)[:, :, None] - scores
+    log_weight += offset.astype(backend.real)
+    return significant(log_weight.ravel(), fraction, most)
+
+
+def significant(log_weight: npt.NDArray[np.floating[Any]], fraction: float, most: int) -> Significant:
     """Find the points that carry ``fraction`` of the weight.
 
     Parameters
     ----------
-    log_weight : (n,) array on the device of ``xp``; ``-inf`` where a point was not tried.
+    log_weight : (n,); ``-inf`` where a point was not tried.
     fraction : RELION's adaptive fraction; the point at which the running sum first exceeds it sets the threshold, and
-        points
-        as heavy as the threshold are significant too.
+        points as heavy as the threshold are significant too.
     most : cap on the accumulated points, or -1.
 
     Raises
@@ -57,12 +81,16 @@ def significant(log_weight: Any, fraction: float, most: int, xp: Any = np) -> Si
         No point has a finite weight.
     """
     largest = float(log_weight.max())
+    index = np.flatnonzero(log_weight >= largest - NEGLIGIBLE) if np.isfinite(largest) else np.zeros(0, dtype=np.int64)
+    return _significant(largest, index, log_weight[index], fraction, most)
+
+
+def _significant(
+    largest: float, index: IntArray, near: npt.NDArray[np.floating[Any]], fraction: float, most: int
+) -> Significant:
+    """`significant` of the points ``index``, whose log weights ``near`` are those close to the largest."""
     if not np.isfinite(largest):
         raise FloatingPointError("no orientation has a weight above zero")
-    index = xp.flatnonzero(log_weight >= largest - NEGLIGIBLE)
-    near = log_weight[index]
-    if xp is not np:
-        index, near = xp.asnumpy(index), xp.asnumpy(near)
     weight = np.exp(near.astype(np.float64) - largest)
     total = float(weight.sum())
     descending = np.sort(weight[weight > 0.5 * (1.0 - fraction) * total / len(weight)])[::-1]

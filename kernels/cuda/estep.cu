@@ -59,6 +59,54 @@ extern "C" __global__ void sample(const real* __restrict__ grid, integer size, c
     stacked[(2 * n + 1) * n_f + f] = place.sign * im;
 }
 
+// Whole numbers in the order of numbers, above zero; NaN is above all.
+__device__ fixed order_of(double value) {
+    const fixed top = fixed(1) << 63;
+    if (value != value) return ~fixed(0);
+    const fixed bits = fixed(__double_as_longlong(value));
+    return bits & top ? ~bits : bits | top;
+}
+
+__device__ double number_of(fixed order) {
+    const fixed top = fixed(1) << 63;
+    return __longlong_as_double(integer(order & top ? order ^ top : ~order));
+}
+
+// Logarithm of prior times likelihood of a point, but for constants: orientation (n,), offset (T,), scores (n, T).
+__device__ real log_weight(const real* orientation, const real* offset, const real* scores, integer columns,
+                           integer point) {
+    return orientation[point / columns] - scores[point] + offset[point % columns];
+}
+
+// The order of the largest log weight in found[0], which is zero before; each thread looks at every threads-th point.
+extern "C" __global__ void largest_weight(const real* __restrict__ orientation, const real* __restrict__ offset,
+                                          const real* __restrict__ scores, integer columns, integer count,
+                                          integer threads, fixed* found) {
+    const integer first = thread_index();
+    if (first >= threads) return;
+    fixed largest = 0;
+    for (integer point = first; point < count; point += threads) {
+        const fixed order = order_of(log_weight(orientation, offset, scores, columns, point));
+        if (order > largest) largest = order;
+    }
+    if (largest > 0) atomicMax(found, largest);
+}
+
+// Points whose log weight is at most distance below the largest, in any order, as far as there is room; their number
+// in found[1], which is zero before.
+extern "C" __global__ void near_largest(const real* __restrict__ orientation, const real* __restrict__ offset,
+                                        const real* __restrict__ scores, integer columns, integer count,
+                                        double distance, integer capacity, fixed* found, integer* index, real* near) {
+    const integer point = thread_index();
+    if (point >= count) return;
+    const real weight = log_weight(orientation, offset, scores, columns, point);
+    if (!(weight >= real(number_of(found[0]) - distance))) return;
+    const integer place = integer(atomicAdd(found + 1, fixed(1)));
+    if (place >= capacity) return;
+    index[place] = point;
+    near[place] = weight;
+}
+
 // Translated coefficients: values (n_f, 2), phases along the axes x (T, size/2 + 1, 2), y and z (T, size, 2),
 // frequencies (3, n_f) of which the negative ones count from the end, stacked (T, 2, n_f).
 extern "C" __global__ void shift(const real* __restrict__ values, const real* __restrict__ x,

@@ -24,6 +24,7 @@ from tests.unit.test_device_path import (
     RELATIVE,
     assert_same_assignment,
     assert_same_on_device,
+    assert_same_poses_are_significant,
     assert_same_with_rounded_products,
     placed,
 )
@@ -120,6 +121,11 @@ def test_sampling_and_phases_on_the_gpu(device: Backend):
     moved = shifted(device.xp.asarray(values), moves, points, BOX, device).get()
     expected = shifted(values, moves, points, BOX, host)
     assert moved == pytest.approx(expected, abs=absolute * float(np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("lowest", [-1e4, 0.0])
+def test_significant_poses_on_the_gpu_are_those_of_the_host(lowest: float, device: Backend):
+    assert_same_poses_are_significant(device, lowest)
 
 
 def test_back_projection_on_the_gpu_equals_the_compiled_kernel_and_is_the_same_twice(device: Backend):

@@ -12,13 +12,14 @@ import pytest
 from kernels.accumulators import Accumulators
 from kernels.accuracy import pose_accuracy
 from kernels.backend import Backend, cpu_backend
+from kernels.cuda import selection
 from kernels.cuda.tf32 import DEFAULT_MATH
 from kernels.cuda.upload import uploaded
 from kernels.expectation import expectation
 from kernels.fourier import centre_signs, crop, forward, inverse
 from kernels.likelihood import Assignment, Mask, Model, Particle, Rules, Search
 from kernels.orientations import euler_to_matrix
-from kernels.posterior import significant, winner
+from kernels.posterior import significant_poses, winner
 from kernels.preparation import prepare_all
 from kernels.scores import coarse_scores, likelihood_terms
 from kernels.sphere import shifted, sphere
@@ -158,14 +159,42 @@ def test_phases_of_some_lines_on_a_device():
         assert here.get() == pytest.approx(there, abs=1e-14)
 
 
-def test_significant_points_and_the_winner_come_back_as_host_arrays():
-    log_weight = np.log(np.array([0.05, 0.3, 0.3, 0.2, 0.1, 0.05]))
-    here = significant(strict_device.asarray(log_weight), 0.75, -1, strict_device)
-    there = significant(log_weight, 0.75, -1)
+@pytest.mark.parametrize("precision", RELATIVE)
+@pytest.mark.parametrize("capacity", [1, 10**4])
+@pytest.mark.parametrize("lowest", [-1e4, -2.0, 0.0])
+def test_significant_poses_on_a_device_are_those_of_the_host(
+    precision: str, capacity: int, lowest: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(selection, "CAPACITY", capacity)
+    monkeypatch.setattr(selection, "LOOKING", 100)
+    assert_same_poses_are_significant(strict_backend(precision), lowest)
+
+
+def assert_same_poses_are_significant(device: Backend, lowest: float) -> None:
+    """Of scores from ``lowest`` to 80, many of them equal."""
+    rng = np.random.default_rng(5)
+    scores = np.round(rng.uniform(lowest, 80.0, size=(2, 30, 7)), 1).astype(device.real)
+    orientation, offset = rng.normal(size=(2, 30)).round(1), rng.normal(size=7).round(1)
+    orientation[0, ::3] = -np.inf
+    host = cpu_backend("float32" if device.real.itemsize == 4 else "float64")
+    here = significant_poses(orientation, offset, device.xp.asarray(scores), 0.99, -1, device)
+    there = significant_poses(orientation, offset, scores, 0.99, -1, host)
     np.testing.assert_array_equal(here.index, there.index)
     np.testing.assert_array_equal(here.weight, there.weight)
     assert (here.count, here.best, here.log_sum) == (there.count, there.best, there.log_sum)
-    assert winner(strict_device.asarray(-log_weight)).best == 1
+
+
+@pytest.mark.parametrize(("prior", "score"), [(-np.inf, 0.0), (0.0, np.nan), (0.0, -np.nan), (0.0, -np.inf)])
+def test_weights_that_are_no_numbers_are_told_of_on_a_device_too(prior: float, score: float):
+    scores = np.full((1, 4, 3), 5.0 if np.isfinite(prior) else score)
+    scores[0, 2, 1] = score
+    for backend in (strict_backend("float64"), cpu_backend("float64")):
+        with pytest.raises(FloatingPointError):
+            significant_poses(np.full((1, 4), prior), np.zeros(3), backend.xp.asarray(scores), 0.99, -1, backend)
+
+
+def test_the_winner_comes_back_from_a_device():
+    assert winner(strict_device.asarray(np.array([3.0, 1.0, 2.0]))).best == 1
 
 
 MIXTURES = {
