@@ -152,9 +152,12 @@ def ball_voxels(grid: int) -> int:
     return int(np.minimum(lengths, grid // 2 + 1)[left > 0].sum())
 
 
-def result_bytes(classes: int, halves: int, groups: int, directions: int, box: int, grid: int) -> int:
-    """Bytes of the sums that a unit writes, all halves."""
-    left_out = classes * (grid_voxels(grid) - ball_voxels(grid)) * GRID_BYTES
+def result_bytes(
+    classes: int, halves: int, groups: int, directions: int, box: int, grid: int, precision_bytes: int = REAL
+) -> int:
+    """Bytes of the sums of all halves: as a unit writes them, or with 8 bytes a number, in which they are added."""
+    written = ball_voxels(grid) * GRID_BYTES * precision_bytes // 8
+    left_out = classes * (grid_voxels(grid) * GRID_BYTES - written)
     return halves * (accumulator_bytes(classes, groups, directions, box, grid) - left_out)
 
 

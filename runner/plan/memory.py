@@ -31,6 +31,9 @@ COEFFICIENTS_PER_BLOCK, ROWS_PER_BLOCK, COARSE_ROWS_PER_BLOCK = 4096, 128, 512
 GATHER_NUMBERS = 4
 """Numbers of the E-step's precision for each voxel of the grid on which a unit gathers insertions."""
 
+SUM_BYTES = 8
+"""Of a real number while sums are added."""
+
 COPIES_OF_A_RESULT = 3
 """The sums of a unit, and its object while it is put together and while it is written."""
 
@@ -107,7 +110,7 @@ offsets. Where it is sharper, or in local searches with fewer orientations, this
 
 def flattest(kind: Kind) -> Sharpness:
     """The flattest posterior of one kind of iteration: of a unit one such particle counts."""
-    return replace(FLAT, orientations=min(kind.orientations, FLAT.orientations))
+    return replace(FLAT, orientations=kind.classes * min(kind.orientations, FLAT.orientations))
 
 
 @dataclass(frozen=True)
@@ -151,17 +154,18 @@ def memory(
     """
     models, grid, padded = kind.halves * kind.classes, grid_voxels(kind.grid), half_voxels(_padded_box(data, kind))
     each = accumulator_bytes(kind.classes, data.groups, kind.directions, data.box, kind.grid)
-    result = result_bytes(kind.classes, kind.halves, data.groups, kind.directions, data.box, kind.grid)
+    shapes = kind.classes, kind.halves, data.groups, kind.directions, data.box, kind.grid
+    result, summed = (result_bytes(*shapes, precision) for precision in (process.precision_bytes, SUM_BYTES))
     box, held = _box_bytes(data, kind), models * grid * 2 * process.precision_bytes
     prepared, blocks = _prepared_bytes(data, kind, chunk, process), block_bytes(kind, sharp, chunk, process)
     gathered = kind.classes * grid * GATHER_NUMBERS * process.precision_bytes
     kept = kept_references(kind, sharp, shares.references_bytes, process.precision_bytes)
-    several_chunks = result if data.particles > units * chunk else 0
-    computing = blocks + kept + each + gathered + result + several_chunks
-    unit = prepared + max(computing, COPIES_OF_A_RESULT * result)
+    several_chunks = summed if data.particles > units * chunk else 0
+    computing = blocks + kept + each + gathered + summed + several_chunks
+    unit = prepared + max(computing, summed + result, COPIES_OF_A_RESULT * result)
     waiting_unit = prepared + (COPIES_OF_A_RESULT + WRITTEN_COPIES_OF_A_RESULT) * result
     waiting_results = min(shares.results_bytes, result * (FAN_IN if units > FAN_IN else min(units, process.threads)))
-    merged = result * (1 if process.under_way == 1 else COPIES_OF_A_RESULT)
+    merged = summed * (1 if process.under_way == 1 else COPIES_OF_A_RESULT)
     transforms = models * grid * GRID_BYTES + max(PADDED_BOX_BYTES * padded, _accuracy_bytes(data, kind))
     units_at_once = process.threads * unit + (process.under_way - process.threads) * waiting_unit
     common = process.base_bytes + box + GRID_TABLE_BYTES * grid
@@ -177,7 +181,7 @@ def memory(
         accumulators=kind.halves * each,
         kept=process.threads * kept + waiting_results,
         expectation=common + max(transforms, held + units_at_once + merged + waiting_results),
-        maximization=common + kind.halves * each + max(result, at_once * reconstruction),
+        maximization=common + kind.halves * each + max(summed, at_once * reconstruction),
     )
 
 
@@ -214,7 +218,7 @@ def block_bytes(kind: Kind, sharp: Sharpness, chunk: int, process: Process) -> i
     rows = min(kind.orientations, COARSE_ROWS_PER_BLOCK)
     first = real * (2 * batch * points + rows * (length + batch * kind.translations))
     children: int = 8**kind.oversampling
-    fine_points = min(points, sharp.orientations * sharp.translations * kind.classes) * children**2
+    fine_points = min(points, sharp.orientations * sharp.translations) * children**2
     moved = kind.translations if kind.local else min(kind.translations, 2 * sharp.translations)
     tables = 2 * ROWS_PER_BLOCK * children * moved
     phases = 2 * COEFFICIENTS_PER_BLOCK * (ROWS_PER_BLOCK + children * moved)
@@ -224,8 +228,12 @@ def block_bytes(kind: Kind, sharp: Sharpness, chunk: int, process: Process) -> i
 
 
 def kept_references(kind: Kind, sharp: Sharpness, most: int, precision_bytes: int = REAL) -> int:
-    """Bytes of a particle's rotated references that are kept from the second pass to the sums; 0: sampled again."""
-    needed: int = precision_bytes * 2 * sharp.orientations * 8**kind.oversampling * kind.fine_coefficients
+    """Bytes of a particle's rotated references that are kept from the second pass to the sums; 0: sampled again.
+
+    ``most`` is what those of a class may take; the significant orientations are taken to be spread over the classes.
+    """
+    orientations = -(-sharp.orientations // kind.classes)
+    needed: int = precision_bytes * 2 * orientations * 8**kind.oversampling * kind.fine_coefficients
     return kind.classes * needed if kind.oversampling > 0 and needed <= most else 0
 
 

@@ -45,6 +45,8 @@ Report = dict[str, Any]
 Volume = npt.NDArray[np.float32]
 Chunk = list[tuple[int, Volume | InputError, Volume | None]]
 
+SINGLE_BYTES = 4
+
 DEGENERATE = (
     "no pose has a weight above zero; check this particle and its CTF volume for NaN or zeros, and that particles and "
     "reference have the same grey scale (or use --firstiter_cc)"
@@ -68,6 +70,8 @@ def run_unit(spec: Spec) -> Report:
         for chunk in _chunks(spec, opened.particles, opened.given.rows.half, clock):
             with computing():
                 result.merge(_expectation(opened, chunk, clock))
+        if opened.backend.real.itemsize == SINGLE_BYTES:
+            result.round_grids()
         return result
 
     report = _written(spec, compute)
@@ -96,9 +100,8 @@ def run_node(spec: Spec) -> Report:
     """Merge the results named by ``members``, in this order."""
 
     def compute() -> UnitResult:
-        first, *others = spec["members"]
-        result = take_result(first)
-        for url in others:
+        result = UnitResult()
+        for url in spec["members"]:
             result.merge(take_result(url))
         return result
 

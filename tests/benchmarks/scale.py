@@ -58,8 +58,8 @@ def fake_unit(spec: dict[str, Any]) -> dict[str, Any]:
     rows = np.arange(spec["start"], spec["stop"])
     voxels = _sum_voxels(spec["input"])
     result = UnitResult(
-        sums={f"half{half}.data_rft": np.full((1, voxels), 1 + 1j) for half in (0, 1)}
-        | {f"half{half}.weight_rft": np.ones((1, voxels)) for half in (0, 1)},
+        sums={f"half{half}.data_rft": np.full((1, voxels), 1 + 1j, dtype=np.complex64) for half in (0, 1)}
+        | {f"half{half}.weight_rft": np.ones((1, voxels), dtype=np.float32) for half in (0, 1)},
         rows={
             "row": rows,
             "angles_deg": np.zeros((len(rows), 3)),

@@ -1,7 +1,7 @@
 """Paired timing of one refinement with everything on the local disk and everything in a bucket on loopback.
 
-``python -m tests.benchmarks.storage DATA_FOLDER [--rounds 5] [--threads 2] [--iterations 99]`` prints a Markdown table
-for docs/benchmarks.md. A round is one run on the disk and one in the bucket, each a whole process, in turns, so that
+``python -m tests.benchmarks.storage DATA_FOLDER ... [--searches local global] [--rounds 5] [--threads 2]`` prints a
+table for docs/storage.md. A round is one run on the disk and one in the bucket, each a whole process, in turns, so that
 the load of the machine hits both alike; the S3 server of the tests runs on the same machine. ``store`` reads the
 particles from a particle store, so that both sides do the same; ``files`` from a STAR file, which the run in the bucket
 ingests first.
@@ -17,6 +17,7 @@ import statistics
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from runner.store import objects
@@ -27,8 +28,8 @@ from tests.store.s3_server import running
 
 BUCKET = "s3://benchmark"
 HEADER = (
-    "| particles from | rounds | wall s, disk / S3 | ratio (spread) | CPU s, disk / S3 | ratio | requests to S3 an "
-    "iteration |\n|---|---|---|---|---|---|---|"
+    "| set | search | particles from | rounds | wall s, disk / S3 | ratio (spread) | CPU s, disk / S3 | ratio | "
+    "requests to S3 an iteration |\n|---|---|---|---|---|---|---|---|---|"
 )
 METHODS = ("GET", "PUT", "LIST", "HEAD", "DELETE")
 
@@ -58,9 +59,8 @@ def requests(place: str) -> str:
     return ", ".join(f"{statistics.median(each[kind] for each in every):g} {kind}" for kind in METHODS)
 
 
-def measure(folder: Path, particles: str, flags: list[str], rounds: int) -> str:
-    """One row of the table; a first round, in which kernels are compiled and caches filled, does not count."""
-    sides = [Side(str(folder), []), Side(BUCKET, [])]
+def measure(sides: list[Side], folder: Path, particles: str, flags: list[str], rounds: int) -> str:
+    """The last cells of a row; a first round, in which kernels are compiled and caches filled, does not count."""
     for number in range(rounds + 1):
         for side in sides:
             files = ["--i", f"{side.place}/{particles}", "--ref", f"{side.place}/rec.mrc"]
@@ -71,36 +71,44 @@ def measure(folder: Path, particles: str, flags: list[str], rounds: int) -> str:
     disk, bucket = sides
     pairs = [theirs.wall_s / ours.wall_s for ours, theirs in zip(disk.timings, bucket.timings, strict=True)]
     wall, cpu = ([side.median(kind) for side in sides] for kind in ("wall_s", "cpu_s"))
-    cells = [particles, str(rounds), f"{wall[0]:.1f} / {wall[1]:.1f}"]
+    cells = [str(rounds), f"{wall[0]:.1f} / {wall[1]:.1f}"]
     cells += [f"{wall[1] / wall[0]:.2f} ({min(pairs):.2f}–{max(pairs):.2f})", f"{cpu[0]:.1f} / {cpu[1]:.1f}"]
-    return f"| {' | '.join([*cells, f'{cpu[1] / cpu[0]:.2f}', requests(BUCKET)])} |"
+    return " | ".join([*cells, f"{cpu[1] / cpu[0]:.2f}", requests(sides[1].place)])
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("--searches", nargs="+", choices=("local", "global"), default=["local"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--iterations", type=int, default=99)
     parser.add_argument("--particles", nargs="+", choices=("store", "files"), default=["store", "files"])
     options = parser.parse_args()
-    diameter = DIAMETER_ANGST.get(options.data.resolve().name, 250)
-    flags = COMMANDS["local"].replace("--i particles.star --ref rec.mrc ", "").split()
-    flags += ["--particle_diameter", str(diameter), "--random_seed", "7", "--j", str(options.threads)]
-    flags += ["--auto_iter_max", str(options.iterations)]
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, --j {options.threads}\n\n{HEADER}")
     with tempfile.TemporaryDirectory() as temporary, running() as server:
         os.environ.update(server.environment)
         server.client.mkdir(BUCKET)
-        folder = Path(temporary) / "set"
-        prepare(options.data, folder, 0.0)
-        copy(folder, BUCKET)
-        for place in (str(folder), BUCKET):
-            timed([*TOMOBURST, "ingest", "--i", f"{place}/particles.star", "--o", f"{place}/particles.zarr"], folder)
-        print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, --j {options.threads}\n\n{HEADER}")
-        for kind in options.particles:
-            name = {"store": "particles.zarr", "files": "particles.star"}[kind]
-            print(measure(folder, name, flags, options.rounds), flush=True)
+        for data in options.data:
+            name = data.resolve().name
+            folder, place = Path(temporary) / name, f"{BUCKET}/{name}"
+            prepare(data, folder, 0.0)
+            copy(folder, place)
+            for each in (str(folder), place):
+                timed([*TOMOBURST, "ingest", "--i", f"{each}/particles.star", "--o", f"{each}/particles.zarr"], folder)
+            for search, kind in product(options.searches, options.particles):
+                particles = {"store": "particles.zarr", "files": "particles.star"}[kind]
+                sides = [Side(str(folder), []), Side(place, [])]
+                cells = measure(sides, folder, particles, settings(name, search, options), options.rounds)
+                print(f"| `{name}` | {search} | {particles} | {cells} |", flush=True)
+
+
+def settings(name: str, search: str, options: argparse.Namespace) -> list[str]:
+    """Flags of the accuracy run of one data set."""
+    flags = COMMANDS[search].replace("--i particles.star --ref rec.mrc ", "").split()
+    flags += ["--particle_diameter", str(DIAMETER_ANGST.get(name, 250)), "--random_seed", "7"]
+    return [*flags, "--j", str(options.threads), "--auto_iter_max", str(options.iterations)]
 
 
 if __name__ == "__main__":

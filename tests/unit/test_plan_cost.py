@@ -30,7 +30,7 @@ from runner.plan.cost import (
 )
 from runner.plan.expected import Assumptions
 from runner.planning.kinds import expected_kinds
-from runner.refinement.result import packed_sums
+from runner.refinement.result import UnitResult, packed_sums
 
 DATA = Data(particles=40, groups=3, box=32, voxel_size_angst=10.0, volume_bytes=4 * 32**3 + 1024, ctf_bytes=100.0)
 AUTO = RefineConfig(
@@ -101,6 +101,10 @@ def test_bytes_of_accumulators_are_those_of_the_arrays(classes: int, groups: int
     packed = packed_sums(0, sums)
     assert packed["half0.weight_rft"].shape == (classes, ball_voxels(grid))
     written = sum(array.nbytes for array in packed.values())
+    assert result_bytes(classes, 2, groups, directions, box, grid, 8) == 2 * written
+    rounded = UnitResult(packed)
+    rounded.round_grids()
+    written = sum(array.nbytes for array in rounded.sums.values())
     assert result_bytes(classes, 2, groups, directions, box, grid) == 2 * written
 
 

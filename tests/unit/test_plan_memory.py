@@ -82,7 +82,14 @@ def test_rotated_references_are_kept_where_the_share_holds_them():
     needed = 4 * 2 * 40 * LOCAL.fine_coefficients
     assert account.kept_references(LOCAL, SHARP, needed) == needed
     assert account.kept_references(LOCAL, SHARP, needed - 1) == 0
-    assert account.kept_references(replace(LOCAL, classes=3), SHARP, needed) == 3 * needed
+    spread = 4 * 2 * 8 * 2 * LOCAL.fine_coefficients  # 5 orientations over 3 classes
+    assert account.kept_references(replace(LOCAL, classes=3), SHARP, spread) == 3 * spread
+    assert account.kept_references(replace(LOCAL, classes=3), SHARP, spread - 1) == 0
+
+
+def test_the_flattest_posterior_is_flat_in_every_class():
+    one, three = flattest(GLOBAL), flattest(replace(GLOBAL, classes=3))
+    assert three.orientations == 3 * one.orientations
 
 
 def test_scores_of_a_batch_are_held_at_once():

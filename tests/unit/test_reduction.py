@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 import time
@@ -243,3 +244,19 @@ def test_packed_sums_hold_all_that_insertion_reaches(r_max: int, pad: int) -> No
     assert {name: np.array_equal(values, before[name]) for name, values in vars(after).items()} == dict.fromkeys(
         before, True
     )
+
+
+def test_rounded_grids_take_half_the_bytes_and_are_added_in_double_precision() -> None:
+    draw = np.random.default_rng(3)
+    grids = {"half0.data_rft": draw.normal(size=(1, 99)) + 1j, "half0.weight_rft": draw.random((1, 99))}
+    result = UnitResult(grids | {"half0.pmax": draw.random(1), "count": np.arange(3)})
+    exact = dict(result.sums)
+    result.round_grids()
+    assert result.sums["half0.pmax"] is exact["half0.pmax"]
+    merged = UnitResult().merge(copy.deepcopy(result)).merge(result)
+    for name, values in exact.items():
+        halved = 2 if name in grids else 1
+        assert result.sums[name].nbytes * halved == values.nbytes
+        assert merged.sums[name].dtype == values.dtype
+        np.testing.assert_array_equal(merged.sums[name], 2 * result.sums[name].astype(values.dtype))
+        np.testing.assert_allclose(result.sums[name], values, rtol=6e-8)
