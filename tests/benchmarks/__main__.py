@@ -16,6 +16,7 @@ from pathlib import Path
 PLACE = "PLACE"  # stands for a folder that is made and removed
 PAGES = {
     "paired": "docs/benchmarks.md",
+    "estep": "docs/benchmarks.md",
     "growth": "docs/benchmarks.md",
     "memory": "docs/plan.md",
     "plan_check": "docs/plan.md",
@@ -34,6 +35,7 @@ def arguments(name: str, options: argparse.Namespace) -> list[str]:
         paired += ["--relion5", str(options.relion5.resolve())]
     return {
         "paired": [data, *paired],
+        "estep": [data, "--repeats", repeats],
         "growth": ["--repeats", repeats],
         "memory": [data],
         "plan_check": [data],
