@@ -72,6 +72,7 @@ def _drive(beginning: Beginning, record: RunRecord, executor: Executor, events: 
     record.begin(len(run.table))
     state = record.last_state()
     announce(run, record.write_log, None if state is None else state.iteration)
+    record.warn_of_store()
     if state is None:
         state = beginning.state(run)
         state = record.commit(with_initial_resolution(run, state), partial(write_iteration, run, state))

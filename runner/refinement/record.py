@@ -85,11 +85,6 @@ class RunRecord:
         UsageError
             As above, when another driver was there meanwhile.
         """
-        if not objects.supports_conditional_create(self._layout.finished):
-            self._events.warn(
-                f"{self._layout.prefix}: the store ignores If-None-Match, so no second driver is kept away for sure; "
-                "run one at a time"
-            )
         with claim(self._layout, describe) as self._lease:
             try:
                 self._look()
@@ -103,6 +98,14 @@ class RunRecord:
                 raise
             if self.result is not None:
                 self._end(self._lease)
+
+    def warn_of_store(self) -> None:
+        """Say so where the store would let two drivers at once pass."""
+        if not objects.supports_conditional_create(self._layout.finished):
+            self._events.warn(
+                f"{self._layout.prefix}: the store ignores If-None-Match, so no second driver is kept away for sure; "
+                "run one at a time"
+            )
 
     def write_log(self, data: bytes) -> None:
         """Write the log of the run, behind what is written before it; that of a driver that has taken over stays."""

@@ -69,6 +69,8 @@ def test_a_single_driver_gets_the_bytes_of_a_store_with_conditional_create(
     assert announcements(capfd) == 1
     assert subprocess.run([sys.executable, "-c", MAIN, *command], env=environment).returncode == 0
     assert announcements(capfd) == 1
+    log = objects.read_bytes(f"{place}/out/run_events.jsonl").decode()
+    assert log.count("ignores If-None-Match") == 2
     files = written(place)
     assert files.keys() == expected.keys()
     assert [name for name in files if files[name] != expected[name]] == []

@@ -355,10 +355,12 @@ def test_an_endpoint_without_conditional_create_is_warned_of_and_right_for_one_d
     record = open_record(heard)
     with record.driving():
         record.begin(40)
+        record.warn_of_store()
         record.commit(at(0))
     again = open_record(heard)
     with again.driving():
         assert again.last_state() is not None
+        again.warn_of_store()
         again.finish(RESULT)
     assert open_record(heard).result == RESULT
     warnings = [event.message for event in heard.events if isinstance(event, Warned)]
