@@ -55,7 +55,8 @@ class UnitResult:
     def round_grids(self) -> None:
         """Bring the grids to single precision: half the bytes for results of particles compared in it.
 
-        A grid point moves by at most 6e-8 of what one unit adds to it, as with every insertion.
+        On the CPU that is exact for a unit of one chunk, whose insertions are gathered in single precision. Otherwise a
+        grid point moves by at most 6e-8 of what the unit adds to it.
         """
         for name, values in self.sums.items():
             if name.endswith(GRIDS):
