@@ -26,6 +26,7 @@ from typing import Any, Self
 from runner.errors import InputError, Preempted, StorageError
 from runner.store import objects
 from runner.store.layout import RunLayout
+from runner.store.together import PATIENCE_SECONDS, begun
 
 BEAT_SECONDS = 3.0
 TTL_SECONDS = 15.0
@@ -125,8 +126,8 @@ class DriverLease:
         if self._stop.is_set():
             return
         # A store that does not answer keeps no driver waiting for long: without a heartbeat the claim lapses.
-        with contextlib.suppress(StorageError):
-            self.release()
+        with contextlib.suppress(StorageError, TimeoutError):
+            begun(self._layout.prefix, self.release).result(PATIENCE_SECONDS)
 
     def _keep_alive(self) -> None:
         beats = 0

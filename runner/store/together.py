@@ -12,7 +12,7 @@ from typing import Any, Self
 from runner.store.urls import is_local
 
 AT_ONCE = 6  # bounds the maps that are in memory as files
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 3.0  # of a run that is stopped
 
 
 def all_done(url: str, calls: Sequence[Callable[[], Any]]) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,6 +166,19 @@ def test_a_store_that_is_lost_does_not_hide_the_error(layout: RunLayout, monkeyp
     monkeypatch.setattr(objects, "write_bytes", refuse)
     with pytest.raises(ZeroDivisionError), lease:
         raise ZeroDivisionError
+
+
+def test_a_driver_that_is_stopped_does_not_wait_for_a_store_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go = threading.Event()
+    lease = claim(RunLayout(f"memory://bucket-{uuid.uuid4().hex}/run"), **FAST)
+    monkeypatch.setattr("runner.store.lease.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(objects, "exists", lambda url: go.wait(60))
+    with pytest.raises(KeyboardInterrupt), lease:
+        raise KeyboardInterrupt
+    assert not go.is_set()
+    go.set()
 
 
 def race(layout: RunLayout, drivers: int = 2) -> list[DriverLease | Exception]:
