@@ -19,7 +19,8 @@ from runner.errors import InputError, StorageError
 from runner.store.backend import Backend, ObjectInfo, whole_name
 from runner.store.counts import RequestMeter, count, request_counts, reset_request_counts
 from runner.store.options import StoreOptions, backend_of, options_in_use, request, use
-from runner.store.retry import reason, s3_answer
+from runner.store.retry import reason
+from runner.store.s3_errors import s3_answer
 from runner.store.urls import absolute, basename, is_local, is_url, join, local_path, parent
 
 if TYPE_CHECKING:

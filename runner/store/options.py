@@ -44,7 +44,7 @@ class _Process:
         self.lock = threading.Lock()
         self.options = StoreOptions()
         self.s3: Backend | None = None
-        self.pid = os.getpid()
+        self.s3_pid: int | None = None  # the threads of the client do not survive a fork
         self.answered: set[str] = set()  # buckets that accepted the credentials
 
 
@@ -91,12 +91,15 @@ def backend_of(url: str) -> tuple[Backend, str]:
 
 
 def _s3_backend() -> Backend:
-    from runner.store.s3 import S3Backend, s3_filesystem
+    from runner.store.aws import Access
+    from runner.store.s3 import S3Backend
 
     with _process.lock:
-        if _process.s3 is None or _process.pid != os.getpid():  # the event loop of the driver does not survive a fork
-            _process.s3 = S3Backend(s3_filesystem(_process.options))
-            _process.pid = os.getpid()
+        if _process.s3_pid not in (None, os.getpid()):
+            raise StorageError("S3 cannot be used in a fork of a process that used it: start processes by spawn")
+        if _process.s3 is None:
+            _process.s3 = S3Backend(Access(_process.options))
+            _process.s3_pid = os.getpid()
         return _process.s3
 
 

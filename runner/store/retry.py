@@ -6,11 +6,12 @@ import enum
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from runner.store.counts import count
+from runner.store.s3_errors import UNREACHABLE, causes, s3_answer
 
 T = TypeVar("T")
 
@@ -80,31 +81,12 @@ class Trouble(enum.Enum):
     PERMANENT = "will come again"
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and what it was raised from; not what was handled meanwhile."""
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        current = current.__cause__
-
-
-def s3_answer(error: BaseException) -> tuple[str, int]:
-    """Code and HTTP status of the S3 answer behind ``error``; ``("", 0)`` when there is none."""
-    for cause in causes(error):
-        answer = getattr(cause, "response", None)
-        if isinstance(answer, dict):
-            code = str(answer.get("Error", {}).get("Code", ""))
-            status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            return code, status or (int(code) if code.isdigit() else 0)
-    return "", 0
-
-
 def trouble(error: BaseException) -> Trouble:
     """Classify a failure of a driver."""
     code, status = s3_answer(error)
     if code in TRANSIENT_CODES or status in TRANSIENT_STATUS:
         return Trouble.TRANSIENT
-    if code in CREDENTIAL_CODES or status in (401, 403):
+    if code in CREDENTIAL_CODES or status in (401, 403) or code == "400":  # no body: so HEAD tells of an expired token
         return Trouble.CREDENTIALS
     if code or status:
         return Trouble.PERMANENT
@@ -178,6 +160,8 @@ SECRETS = re.compile(
     r"(?i)\w*(credential|signature|token|secret|password|key_?id)\w*\s*[=:]\s*\S+|\b(AKIA|ASIA)[A-Z0-9]{8,}\b"
 )
 
+OTHER_REGION = "the bucket is in another region: give its region by --s3_region"
+
 EXPLAINED = {
     "NoCredentialsError": "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or a role",
     "InvalidAccessKeyId": "the store does not know the access key: correct the credentials",
@@ -186,8 +170,10 @@ EXPLAINED = {
     "AccessDenied": "access denied: these credentials lack the permission, see docs/storage.md",
     "403": "access denied: these credentials lack the permission, see docs/storage.md",
     "NoSuchBucket": "no such bucket",
+    "PermanentRedirect": OTHER_REGION,
+    "AuthorizationHeaderMalformed": OTHER_REGION,
     "RequestTimeTooSkewed": "the clock of this machine is wrong",
-    "EndpointConnectionError": "the endpoint cannot be reached: correct the address or the network",
+    "EndpointConnectionError": UNREACHABLE,
 }
 
 

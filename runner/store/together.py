@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from runner.store.urls import is_local
+
+T = TypeVar("T")
 
 AT_ONCE = 6  # bounds the maps that are in memory as files
 PATIENCE_SECONDS = 3.0  # of a run that is stopped
@@ -35,15 +37,24 @@ def all_done(url: str, calls: Sequence[Callable[[], Any]]) -> None:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def begun(url: str, call: Callable[[], object]) -> Future[object]:
+def begun(url: str, call: Callable[[], T]) -> Future[T]:
     """Begin a call that reads or writes beside ``url``; a local one is done when this returns.
 
     The caller waits for the result later, and gets then what the call has raised.
     """
     if is_local(url):
-        done = Future[object]()
+        done = Future[T]()
         done.set_result(call())
         return done
+    return _alone(call)
+
+
+def by_another_thread(call: Callable[[], T]) -> T:
+    """Result of a call that waits in compiled code, where the main thread would see no signal."""
+    return _alone(call).result()
+
+
+def _alone(call: Callable[[], T]) -> Future[T]:
     pool = ThreadPoolExecutor(1, "tomoburst-store")
     try:
         return pool.submit(call)

@@ -18,16 +18,17 @@ from botocore.exceptions import (
 from runner.errors import StorageError
 from runner.store import objects, retry
 from runner.store.retry import RetryPolicy, Trouble, reason, retrying, trouble
+from runner.store.s3_errors import S3Error
 
 URL = {"endpoint_url": "https://store.example"}
 
 
-def answer(code: str, status: int, message: str = "") -> OSError:
-    """What s3fs raises: its own exception, caused by botocore's."""
-    response = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    error = OSError(5, message)
-    error.__cause__ = ClientError(response, "PutObject")
-    return error
+answer = S3Error
+
+
+def refusal(code: str, status: int) -> ClientError:
+    """What botocore raises when the service that gives credentials answers so."""
+    return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "AssumeRole")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,9 @@ def answer(code: str, status: int, message: str = "") -> OSError:
         (answer("RequestExpired", 400), Trouble.CREDENTIALS),
         (answer("TokenRefreshRequired", 400), Trouble.CREDENTIALS),
         (NoCredentialsError(), Trouble.CREDENTIALS),
+        (refusal("Throttling", 400), Trouble.TRANSIENT),
+        (refusal("ExpiredTokenException", 400), Trouble.CREDENTIALS),
+        (refusal("ValidationError", 400), Trouble.PERMANENT),
         (answer("AccessDenied", 403), Trouble.CREDENTIALS),
         (answer("403", 403), Trouble.CREDENTIALS),
         (answer("NoSuchKey", 404), Trouble.PERMANENT),

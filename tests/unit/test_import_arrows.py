@@ -25,7 +25,8 @@ RANK = {
 WITH_KERNELS = {"use case", "execute"}
 ALONE = {  # third-party packages and the only places that may import them
     "fsspec": {"runner.store"},
-    "s3fs": {"runner.store"},
+    "obstore": {"runner.store"},
+    "botocore": {"runner.store"},
     "zarr": {"runner.store"},
     "dask": {"runner.execute"},
     "distributed": {"runner.execute"},
