@@ -58,11 +58,11 @@ class JsonLog:
             self.close()
 
     def close(self) -> None:
-        """Save what was not saved yet of a run that has begun."""
+        """Save what was not saved yet of a run that has begun; what fails to be saved is so with the next record."""
         if self._has_begun and self._saved < len(self._log):
             data = bytes(self._log)
-            self._save(data)
             self._saved = len(data)
+            self._save(data)
 
 
 def open_log(prefix: str, save: Callable[[bytes], None] | None = None, *, resumed: bool = False) -> JsonLog:

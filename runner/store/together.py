@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from runner.errors import StorageError
 from runner.store.urls import is_local
 
 T = TypeVar("T")
@@ -62,11 +63,31 @@ def _alone(call: Callable[[], T]) -> Future[T]:
         pool.shutdown(wait=False)
 
 
+def _soon(call: Callable[[], object]) -> Future[None]:
+    """The end of a call that does not take long.
+
+    Raises
+    ------
+    StorageError
+        When it has not ended after `PATIENCE_SECONDS`.
+    Exception
+        What it has raised.
+    """
+    done = Future[None]()
+    end = _alone(call)
+    wait([end], PATIENCE_SECONDS)
+    if not end.done():
+        raise StorageError(f"the store does not answer within {PATIENCE_SECONDS:g} s")
+    end.result()
+    done.set_result(None)
+    return done
+
+
 class Behind:
     """Calls that write to a store while the caller goes on; with ``at_once``, for local files, it waits for each.
 
     A call that fails is the last one: from then on `do` and `wait` raise what it has raised. As a context manager it
-    waits at its end, after an exception only for `PATIENCE_SECONDS`; from then on calls are made at once.
+    waits at its end, after an exception only for `PATIENCE_SECONDS`. Calls after that are waited for, as long as that.
 
     Parameters
     ----------
@@ -77,6 +98,7 @@ class Behind:
     def __init__(self, *, at_once: bool, threads: int = 1, most: int = 2) -> None:
         self._at_once = at_once
         self._most = most
+        self._is_stopped = False
         self._under_way: deque[Future[None]] = deque()
         self._error: BaseException | None = None
         self._lock = threading.Lock()
@@ -89,6 +111,8 @@ class Behind:
             call()
             done.set_result(None)
             return done
+        if self._is_stopped:
+            return _soon(call)
         with self._lock:
             while self._under_way and (self._under_way[0].done() or len(self._under_way) >= self._most):
                 self._under_way.popleft().result()
@@ -120,11 +144,12 @@ class Behind:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._at_once = True
         try:
             if error is None:
+                self._at_once = True
                 self.wait()
             else:  # a run that is stopped does not wait for a store that does not answer
+                self._is_stopped = True
                 wait(list(self._under_way), PATIENCE_SECONDS)
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)

@@ -24,7 +24,7 @@ from tests.faults.proxy import ALL
 
 pytestmark = pytest.mark.e2e
 
-STORAGE = 4
+STORAGE, PREEMPTED = 4, 75
 FLAGS = (
     "--ctf --healpix_order 1 --offset_range 2 --offset_step 1 --particle_diameter 110 --ini_high 60 --flatten_solvent "
     "--zero_mask --firstiter_cc --K 2 --iter 2 --random_seed 3"
@@ -153,5 +153,34 @@ def test_keys_that_are_replaced_in_the_middle_of_a_run(
     assert cli.run(command) == 0
     thread.join()
     files = written(place)
+    assert files.keys() == expected.keys()
+    assert [name for name in files if files[name] != expected[name]] == []
+
+
+@pytest.mark.parametrize("flags", [[], ["--workers", "2"]], ids=["alone", "workers"])
+def test_a_run_is_stopped_in_time_though_the_store_stands_still(
+    flags: list[str], faulty_s3: Bucket, simulated: Path
+) -> None:
+    proxy = faulty_s3.proxy
+    assert proxy is not None
+    proxy.rate, proxy.hang = 0.0, 600
+    command = [*command_in(faulty_s3.url, simulated), *flags]
+    assert drive(command).returncode == 0
+    expected = collected(faulty_s3.url)
+    words = [sys.executable, "-c", "from runner.cli import main; main()", *command]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    driver = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    while not faulty_s3.server.client.exists(f"{faulty_s3.url}/out/run_work/it000/commit.json"):
+        assert driver.poll() is None
+        time.sleep(0.02)
+    proxy.force("timeout", 1_000_000)
+    time.sleep(1.0)
+    driver.terminate()
+    _, said = driver.communicate(timeout=20)
+    assert driver.returncode == PREEMPTED
+    assert said.splitlines()[-1].startswith("tomoburst: error: stopped (SIGTERM)")
+    proxy.end_force()
+    assert drive(command).returncode == 0
+    files = collected(faulty_s3.url)
     assert files.keys() == expected.keys()
     assert [name for name in files if files[name] != expected[name]] == []
