@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import errno
 import threading
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
+
+import obstore
+from obstore.exceptions import UnauthenticatedError
+from obstore.store import S3Store
 
 from runner.store.backend import ObjectInfo
 from runner.store.counts import count
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from obstore import Attributes, GetOptions, ObjectMeta
-    from obstore.store import ClientConfig, S3Store
+    from obstore.store import ClientConfig
 
     from runner.store.aws import Access
 
@@ -45,7 +50,7 @@ CREATOR = "tomoburst-creator"  # metadata of an object made by a conditional cre
 class S3Backend:
     """Objects of S3; requests count themselves when they are sent.
 
-    Failures are those of `runner.store.retry.failure_of`. A signal is seen while the main thread waits.
+    Failures are those of `runner.store.s3_errors.failure_of`. A signal is seen while the main thread waits.
     """
 
     def __init__(self, access: Access) -> None:
@@ -55,8 +60,6 @@ class S3Backend:
 
     def read(self, path: str, start: int | None, end: int | None) -> bytes:
         """One GET; a body that ends early raises."""
-        import obstore
-
         if end is not None and end <= (start or 0):
             return b""
         bucket, key = _split(path)
@@ -76,8 +79,6 @@ class S3Backend:
 
     def write(self, path: str, data: bytes) -> None:
         """One PUT; a multipart upload from 100 MB on."""
-        import obstore
-
         bucket, key = _split(path)
         store = self._store(bucket, is_large=len(data) > LARGE_BYTES)
         in_parts = len(data) >= MULTIPART_BYTES
@@ -95,8 +96,6 @@ class S3Backend:
         connections that break, and we do after lost answers. So the object names its creator, and whoever is refused
         reads that name.
         """
-        import obstore
-
         bucket, key = _split(path)
         store = self._store(bucket, is_large=len(data) > LARGE_BYTES)
         attributes: Attributes = {CREATOR: creator}
@@ -124,8 +123,6 @@ class S3Backend:
 
     def info(self, path: str) -> ObjectInfo:
         """Facts on one object: one HEAD."""
-        import obstore
-
         bucket, key = _split(path)
         store = self._store(bucket)
         count("HEAD")
@@ -133,24 +130,22 @@ class S3Backend:
 
     def find(self, path: str) -> list[ObjectInfo]:
         """Every object below a folder: one LIST for each 1000."""
-        import obstore
-
         bucket, _, folder = path.partition("/")
         store = self._store(bucket)
+        count("LIST")
         found = self._answer(lambda: obstore.list(store, folder or None).collect())
-        count("LIST", max(1, -(-len(found) // LISTED_AT_ONCE)))
+        count("LIST", _further_pages(len(found)))
         infos = (_info(f"{bucket}/{meta['path']}", meta) for meta in found)
         return [info for info in infos if info.url.startswith(f"{path.rstrip('/')}/")]
 
     def names(self, path: str) -> set[str]:
         """Names in a folder: one LIST for each 1000."""
-        import obstore
-
         bucket, _, folder = path.partition("/")
         store = self._store(bucket)
+        count("LIST")
         found = self._answer(lambda: obstore.list_with_delimiter(store, folder or None))
         names = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
-        count("LIST", max(1, -(-len(names) // LISTED_AT_ONCE)))
+        count("LIST", _further_pages(len(names)))
         return {name.rpartition("/")[2] for name in names}
 
     def delete(self, paths: list[str]) -> None:
@@ -165,8 +160,6 @@ class S3Backend:
 
     def _delete(self, bucket: str, keys: list[str]) -> None:
         """Remove many at once; some stores have no such request, Ceph 18 asks for rights to the bucket itself."""
-        import obstore
-
         store = self._store(bucket)
         count("DELETE")
         try:
@@ -178,11 +171,10 @@ class S3Backend:
                 self._delete_one(bucket, key)
 
     def _delete_one(self, bucket: str, key: str) -> None:
-        import obstore
-
         store = self._store(bucket, one_by_one=True)
         count("DELETE")
-        self._answer(lambda: obstore.delete(store, key))
+        with suppress(FileNotFoundError):  # Amazon does not mind
+            self._answer(lambda: obstore.delete(store, key))
 
     def _store(self, bucket: str, *, is_large: bool = False, one_by_one: bool = False) -> S3Store:
         """The client of a bucket, for an upload that is large or not, and for stores that remove objects one by one."""
@@ -195,8 +187,6 @@ class S3Backend:
 
     def _answer(self, ask: Callable[[], T]) -> T:
         """What obstore answers, or an exception that tells what went wrong."""
-        from obstore.exceptions import UnauthenticatedError
-
         try:
             return by_another_thread(ask) if threading.current_thread() is threading.main_thread() else ask()
         except Exception as error:  # noqa: BLE001 -- becomes the exception that is raised
@@ -206,8 +196,6 @@ class S3Backend:
 
 
 def _open(access: Access, bucket: str, read_timeout: float, one_by_one: bool) -> S3Store:
-    from obstore.store import S3Store
-
     region = access.region(bucket)
     endpoint = access.endpoint or f"https://s3.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
     client: ClientConfig = {
@@ -237,6 +225,11 @@ def _split(path: str) -> tuple[str, str]:
     if not {"", ".", ".."}.isdisjoint(key.split("/")):
         raise FileNotFoundError(errno.ENOENT, "no name of an object may be or contain an empty part, '.' or '..'")
     return bucket, key
+
+
+def _further_pages(entries: int) -> int:
+    """How many answers after the first one a listing took."""
+    return max(entries - 1, 0) // LISTED_AT_ONCE
 
 
 def _info(path: str, meta: ObjectMeta) -> ObjectInfo:

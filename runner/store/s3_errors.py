@@ -49,8 +49,11 @@ def s3_answer(error: BaseException) -> tuple[str, int]:
 
 def failure_of(error: Exception) -> Exception:
     """The exception to raise for one that obstore raised: `FileNotFoundError` (from its `S3Error`), `S3Error`, or
-    `TimeoutError`, `ConnectionError` and `ssl.SSLError` where none came; others are returned as they are.
+    `TimeoutError`, `ConnectionError` and `ssl.SSLError` where none came; any other is an `OSError`. Exceptions that are
+    not obstore's are returned as they are.
     """
+    from obstore.exceptions import BaseError  # not where files are local
+
     text = str(error)
     said = text.partition(DEBUG)[0]
     if answer := _answer(said):
@@ -63,15 +66,14 @@ def failure_of(error: Exception) -> Exception:
         return ssl.SSLError("the certificate of the store is not trusted: give its authority by AWS_CA_BUNDLE")
     if re.search(r"Got invalid \w+ response", said):
         return ConnectionError("the answer is not one of S3")
-    if not (kind := re.search(r"HttpError \{\s*kind: (\w+)", text)):
-        return error
-    if kind[1] == "Timeout":
+    kind = re.search(r"HttpError \{\s*kind: (\w+)", text)
+    if kind and kind[1] == "Timeout":
         return TimeoutError("no answer came in time")
-    if kind[1] == "Connect":
+    if kind and kind[1] == "Connect":
         return ConnectionError(UNREACHABLE)
-    if kind[1] in ("Interrupted", "Request", "Decode"):
+    if kind and kind[1] in ("Interrupted", "Request", "Decode"):
         return ConnectionError("the connection broke")
-    return error
+    return OSError(errno.EIO, said) if isinstance(error, BaseError) else error
 
 
 def _answer(said: str) -> S3Error | None:

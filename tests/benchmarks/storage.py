@@ -29,7 +29,7 @@ from tests.store.s3_server import running
 BUCKET = "s3://benchmark"
 HEADER = (
     "| set | search | particles from | rounds | wall s, disk / S3 | ratio (spread) | CPU s, disk / S3 | ratio | "
-    "requests to S3 an iteration |\n|---|---|---|---|---|---|---|---|---|"
+    "requests to S3 an iteration | files with other bytes |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 METHODS = ("GET", "PUT", "LIST", "HEAD", "DELETE")
 
@@ -59,6 +59,14 @@ def requests(place: str) -> str:
     return ", ".join(f"{statistics.median(each[kind] for each in every):g} {kind}" for kind in METHODS)
 
 
+def differing(disk: str, place: str) -> str:
+    """How many of the files of the run that name no others are not the same in both places."""
+    names = {each.url.removeprefix(f"{disk}/") for each in objects.list_objects(f"{disk}/out")}
+    names = {name for name in names if name.endswith((".mrc", ".bild", "_data.star", "_sampling.star"))}
+    others = [name for name in names if objects.read_bytes(f"{disk}/{name}") != objects.read_bytes(f"{place}/{name}")]
+    return f"{len(others)} of {len(names)}"
+
+
 def measure(sides: list[Side], folder: Path, particles: str, flags: list[str], rounds: int) -> str:
     """The last cells of a row; a first round, in which kernels are compiled and caches filled, does not count."""
     for number in range(rounds + 1):
@@ -73,7 +81,8 @@ def measure(sides: list[Side], folder: Path, particles: str, flags: list[str], r
     wall, cpu = ([side.median(kind) for side in sides] for kind in ("wall_s", "cpu_s"))
     cells = [str(rounds), f"{wall[0]:.1f} / {wall[1]:.1f}"]
     cells += [f"{wall[1] / wall[0]:.2f} ({min(pairs):.2f}–{max(pairs):.2f})", f"{cpu[0]:.1f} / {cpu[1]:.1f}"]
-    return " | ".join([*cells, f"{cpu[1] / cpu[0]:.2f}", requests(sides[1].place)])
+    cells += [f"{cpu[1] / cpu[0]:.2f}", requests(bucket.place), differing(disk.place, bucket.place)]
+    return " | ".join(cells)
 
 
 def main() -> None:

@@ -244,6 +244,19 @@ def test_a_certificate_that_nobody_vouches_for(
     assert S3Backend(Access(objects.StoreOptions())).read("bucket/x", None, None) == b"content"
 
 
+def test_a_folder_with_names_that_cannot_be_listed(server: Server) -> None:
+    entry = "<Contents><Key>x//y</Key><LastModified>2015-10-21T07:28:00Z</LastModified><Size>1</Size></Contents>"
+    server.body = f"<ListBucketResult>{entry}</ListBucketResult>".encode()
+    with pytest.raises(StorageError, match=r"s3://bucket/x: the store does not answer \(.*empty path segment\)$"):
+        objects.list_objects("s3://bucket/x")
+
+
+def test_a_store_that_minds_objects_which_are_not_there(server: Server) -> None:
+    server.answers(404, "NoSuchKey")
+    S3Backend(Access(objects.StoreOptions()))._delete_one("bucket", "x")
+    assert server.requests == ["DELETE"]
+
+
 @pytest.mark.parametrize("name", ["", "a//b", "../x", "a/./b", "a/", "a\x01b"])
 def test_names_that_objects_cannot_have(server: Server, name: str) -> None:
     url = f"s3://bucket/{name}"
