@@ -7,9 +7,11 @@ import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.errors import StorageError
 from runner.store.s3_errors import UNREACHABLE
 
 if TYPE_CHECKING:
@@ -59,13 +61,20 @@ class Access:
 
     @cached_property
     def certificates(self) -> bytes:
-        """Certificates of authorities that are trusted besides the usual ones, PEM; empty: none."""
-        if not self.endpoint.startswith("https:"):
-            return b""
-        named = os.environ.get("AWS_CA_BUNDLE") or (
-            self._session.get_config_variable("ca_bundle") if self._has_files else None
-        )
-        return Path(named).read_bytes() if named else b""
+        """Certificates of authorities that are trusted besides those of the system, which may have none; PEM.
+
+        Raises
+        ------
+        StorageError
+            When the file that is to hold them cannot be read.
+        """
+        named = os.environ.get("AWS_CA_BUNDLE")
+        if not named and self._has_files:
+            named = self._session.get_config_variable("ca_bundle")
+        try:
+            return Path(named).read_bytes() if named else _usual_authorities()
+        except OSError as error:
+            raise StorageError(f"AWS_CA_BUNDLE {named}: cannot be read ({error.strerror}); correct its name") from error
 
     def credentials(self) -> S3Credential:
         """Credentials that are valid now; asked for again where they may have changed.
@@ -117,6 +126,14 @@ class Access:
         from botocore.session import Session
 
         return Session()
+
+
+def _usual_authorities() -> bytes:
+    """The certificates that botocore brings along, without importing it."""
+    found = find_spec("botocore")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).with_name("cacert.pem").read_bytes()
 
 
 def _is_true(variable: str) -> bool:

@@ -203,9 +203,8 @@ def _open(access: Access, bucket: str, read_timeout: float, one_by_one: bool) ->
         "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT),
         "read_timeout": timedelta(seconds=read_timeout),
         "timeout": timedelta(seconds=WHOLE_TIMEOUT),
+        "root_certificate": access.certificates,
     }
-    if access.certificates:
-        client["root_certificate"] = access.certificates
     return S3Store(
         bucket,
         endpoint=endpoint,

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import NoCredentialsError
 
+from runner.errors import StorageError
+from runner.store import objects
 from runner.store.aws import Access, bucket_region
 from runner.store.options import StoreOptions
 from runner.store.retry import Trouble, trouble
@@ -37,13 +39,24 @@ def test_the_environment_alone(files: dict[str, Path], monkeypatch: pytest.Monke
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store")
     monkeypatch.setitem(sys.modules, "botocore.session", None)  # it would cost a third of a second
     access = Access(StoreOptions())
-    assert (access.endpoint, access.region("bucket"), access.certificates) == ("http://store", "eu-north-1", b"")
+    assert (access.endpoint, access.region("bucket")) == ("http://store", "eu-north-1")
+    assert access.certificates.count(b"BEGIN CERTIFICATE") > 50
     assert access.credentials() == {
         "access_key_id": "key",
         "secret_access_key": "secret",
         "token": "token",
         "expires_at": None,
     }
+
+
+def test_certificates_that_are_not_there(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://store")
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/nowhere/ca.pem")
+    objects.use(StoreOptions())
+    with pytest.raises(StorageError, match=r"^AWS_CA_BUNDLE /nowhere/ca.pem: cannot be read"):
+        objects.read_bytes("s3://bucket/x")
 
 
 def test_flags_come_before_the_environment(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

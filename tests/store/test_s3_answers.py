@@ -244,6 +244,13 @@ def test_a_certificate_that_nobody_vouches_for(
     assert S3Backend(Access(objects.StoreOptions())).read("bucket/x", None, None) == b"content"
 
 
+def test_a_machine_without_certificates(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.setenv(name, "/nowhere")
+    server.body = b"content"
+    assert objects.read_bytes("s3://bucket/x") == b"content"
+
+
 def test_a_folder_with_names_that_cannot_be_listed(server: Server) -> None:
     entry = "<Contents><Key>x//y</Key><LastModified>2015-10-21T07:28:00Z</LastModified><Size>1</Size></Contents>"
     server.body = f"<ListBucketResult>{entry}</ListBucketResult>".encode()
