@@ -42,9 +42,14 @@ class Access:
     @cached_property
     def endpoint(self) -> str:
         """URL of the server; ``""``: Amazon's."""
-        if self._options.endpoint or not self._has_files:
-            named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-            return self._options.endpoint or ("" if _is_true("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") else named)
+        if self._options.endpoint or self._has_files:
+            return self._options.endpoint or self._configured_endpoint()
+        if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+            return ""
+        return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+    def _configured_endpoint(self) -> str:
+        """What environment and files say together."""
         from botocore.configprovider import ConfiguredEndpointProvider
 
         if self._session.get_config_variable("ignore_configured_endpoint_urls"):
@@ -134,10 +139,6 @@ def _usual_authorities() -> bytes:
     assert found is not None
     assert found.origin is not None
     return Path(found.origin).with_name("cacert.pem").read_bytes()
-
-
-def _is_true(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() == "true"
 
 
 def bucket_region(bucket: str, endpoint: str = AMAZON) -> str:
