@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -233,7 +234,7 @@ def _print(folder: str, particles: int, executor: Recorder, start: float, end: f
 def main() -> None:
     """Measure one iteration, or be the workers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", nargs="?", default="")
+    parser.add_argument("folder", nargs="?", default=".")
     parser.add_argument("--particles", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--sum_voxels", type=int, default=2000)
@@ -250,7 +251,8 @@ def main() -> None:
             server.client.mkdir(bucket)
             measure(f"s3://{bucket}/run_work/it001", given.particles, given.workers, given.sum_voxels)
     else:
-        with tempfile.TemporaryDirectory(dir=given.folder or None) as folder:
+        Path(given.folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=given.folder) as folder:
             measure(f"{folder}/run_work/it001", given.particles, given.workers, given.sum_voxels)
 
 

@@ -124,6 +124,7 @@ def main() -> None:
     if given.folder.endswith(".zarr"):
         measure(given.folder)
         return
+    Path(given.folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         url = str(Path(folder) / "particles.zarr")
         print(f"table: {make(url, given.particles, given.tomograms) / 2**20:.0f} MiB", flush=True)

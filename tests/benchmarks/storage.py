@@ -1,10 +1,10 @@
 """Paired timing of one refinement with everything on the local disk and everything in a bucket on loopback.
 
 ``python -m tests.benchmarks.storage DATA_FOLDER ... [--searches local global] [--rounds 5] [--threads 2]`` prints a
-table for docs/storage.md. A round is one run on the disk and one in the bucket, each a whole process, in turns, so that
-the load of the machine hits both alike; the S3 server of the tests runs on the same machine. ``store`` reads the
-particles from a particle store, so that both sides do the same; ``files`` from a STAR file, which the run in the bucket
-ingests first.
+table for docs/storage.md. A round is one run on the disk and one in the bucket, each a whole process with a new output
+prefix, and every other round begins with the bucket, so that the load of the machine hits both alike; the S3 server of
+the tests runs on the same machine. The files of both are compared. ``store`` reads the particles from a particle store,
+so that both sides do the same; ``files`` from a STAR file, which the run in the bucket ingests first.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ def differing(disk: str, place: str) -> str:
 
 def measure(sides: list[Side], folder: Path, particles: str, flags: list[str], rounds: int) -> str:
     """The last cells of a row; a first round, in which kernels are compiled and caches filled, does not count."""
+    disk, bucket = sides
     for number in range(rounds + 1):
-        for side in sides:
+        for side in (disk, bucket) if number % 2 else (bucket, disk):
+            objects.delete([each.url for each in objects.list_objects(f"{side.place}/out")])
             files = ["--i", f"{side.place}/{particles}", "--ref", f"{side.place}/rec.mrc"]
-            output = ["--o", f"{side.place}/out/run", "--overwrite"]
-            timing = timed([*TOMOBURST, "refine", *files, *output, *flags], folder)
+            timing = timed([*TOMOBURST, "refine", *files, "--o", f"{side.place}/out/run", *flags], folder)
             if number:
                 side.timings.append(timing)
-    disk, bucket = sides
     pairs = [theirs.wall_s / ours.wall_s for ours, theirs in zip(disk.timings, bucket.timings, strict=True)]
     wall, cpu = ([side.median(kind) for side in sides] for kind in ("wall_s", "cpu_s"))
     cells = [str(rounds), f"{wall[0]:.1f} / {wall[1]:.1f}"]
