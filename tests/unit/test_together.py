@@ -105,3 +105,21 @@ def test_a_run_that_ends_by_an_error_does_not_wait_for_a_store_that_does_not_ans
         run()
     assert not ends[0].done()
     go.set()
+
+
+def test_calls_of_a_run_that_was_stopped_are_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "PATIENCE_SECONDS", 0.1)
+    behind, made, go = Behind(at_once=False), [], threading.Event()
+    with pytest.raises(KeyboardInterrupt), behind:
+        raise KeyboardInterrupt
+    assert behind.do(partial(made.append, 1)).done()
+    assert made == [1]
+    with pytest.raises(StorageError, match="does not answer within 0.1 s"):
+        behind.do(partial(go.wait, 60))
+    with pytest.raises(StorageError, match="full"):
+        behind.do(_refuse)
+    go.set()
+
+
+def _refuse() -> None:
+    raise StorageError("full")
