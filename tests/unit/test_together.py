@@ -114,7 +114,7 @@ def test_calls_of_a_run_that_was_stopped_are_waited_for_but_not_for_ever(monkeyp
         raise KeyboardInterrupt
     assert behind.do(partial(made.append, 1)).done()
     assert made == [1]
-    with pytest.raises(StorageError, match="does not answer within 0.1 s"):
+    with pytest.raises(StorageError, match=r"does not answer within 0\.1 s"):
         behind.do(partial(go.wait, 60))
     with pytest.raises(StorageError, match="full"):
         behind.do(_refuse)
