@@ -19,7 +19,7 @@ from runner.errors import InputError, StorageError
 from runner.store.backend import Backend, ObjectInfo, whole_name
 from runner.store.counts import RequestMeter, count, request_counts, reset_request_counts
 from runner.store.options import StoreOptions, backend_of, options_in_use, request, use
-from runner.store.retry import reason
+from runner.store.retry import Trouble, reason, trouble
 from runner.store.s3_errors import s3_answer
 from runner.store.urls import absolute, basename, is_local, is_url, join, local_path, parent
 
@@ -210,9 +210,12 @@ def list_names(folder: str) -> set[str]:
     Raises
     ------
     StorageError
-        When the store does not answer.
+        When the store does not answer, or does not list.
     """
-    return _listing(folder) or set()
+    names = _listing(folder)
+    if names is None:
+        raise StorageError(f"{folder}: cannot be listed; check permissions, and the names of the objects there")
+    return names
 
 
 def partial_files(folder: str) -> dict[str, str]:
@@ -390,7 +393,9 @@ def _listing(folder: str) -> set[str] | None:
         raise
     except (FileNotFoundError, NotADirectoryError):
         return set()
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError) as error:
+        if trouble(error) is Trouble.TRANSIENT:
+            raise StorageError(f"{folder}: the store does not answer ({reason(error)})") from error
         return None
     except Exception as error:  # drivers raise their own classes, for missing credentials for instance
         raise StorageError(f"{folder}: the store does not answer ({reason(error)})") from error

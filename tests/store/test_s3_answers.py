@@ -258,6 +258,13 @@ def test_a_folder_with_names_that_cannot_be_listed(server: Server) -> None:
         objects.list_objects("s3://bucket/x")
 
 
+@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (403, "AccessDenied"), (-1, "")])
+def test_a_folder_that_is_not_listed_is_not_an_empty_one(server: Server, status: int, code: str) -> None:
+    server.answers(status, code)
+    with pytest.raises(StorageError):
+        objects.list_names("s3://bucket/x")
+
+
 def test_a_store_that_minds_objects_which_are_not_there(server: Server) -> None:
     server.answers(404, "NoSuchKey")
     S3Backend(Access(objects.StoreOptions()))._delete_one("bucket", "x")
